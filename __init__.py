@@ -1,0 +1,1 @@
+"""keepstep: a PyTorch training runtime that never loses a step."""

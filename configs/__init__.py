@@ -1,0 +1,1 @@
+"""configs/ holds YAML only: the groups and presets that Hydra composes into one run."""
