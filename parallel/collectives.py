@@ -1,0 +1,54 @@
+"""The few collectives that others need: sums, maxima, and bytes exchanged without pickle."""
+
+from typing import final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def sum_(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Collective: sums in place over the group and returns the tensor; None: nothing to do."""
+    if group is not None:
+        dist.all_reduce(tensor, dist.ReduceOp.SUM, group)
+    return tensor
+
+
+def max_(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Collective: takes the maximum in place over the group; None: nothing to do.
+
+    Whether a NaN wins depends on the backend: vote with flags, not with the values themselves.
+    """
+    if group is not None:
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group)
+    return tensor
+
+
+@final
+class Exchange:
+    """Bytes and votes among the ranks of a gloo group; both calls block for its deadline."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+        self.rank = group.rank()
+        self.size = group.size()
+
+    def gather_bytes(self, payload: bytes) -> list[bytes]:
+        """Collective: returns every rank's payload in rank order; lengths may differ, and be 0."""
+        length = torch.tensor([len(payload)], dtype=torch.int64)
+        lengths = [torch.empty_like(length) for _ in range(self.size)]
+        dist.all_gather(lengths, length, self._group)
+        sizes = [int(size) for size in lengths]
+        # One byte more, so that a world of empty payloads still has a tensor to send.
+        padded = torch.frombuffer(
+            bytearray(payload).ljust(max(sizes) + 1, b"\0"), dtype=torch.uint8
+        )
+        received = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(received, padded, self._group)
+        return [bytes(tensor[:size].numpy()) for tensor, size in zip(received, sizes, strict=True)]
+
+    def all_agree(self, ok: bool) -> bool:
+        """Collective: returns whether every rank said yes."""
+        vote = torch.tensor([int(ok)], dtype=torch.int32)
+        dist.all_reduce(vote, dist.ReduceOp.MIN, self._group)
+        return bool(vote.item())
