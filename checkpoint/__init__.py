@@ -1,0 +1,39 @@
+"""Training state <-> bytes that are whole, checked and found again.
+
+state -> layout (boxes) -> shardfile (safetensors) -> commit (manifest last) -> a store
+a store -> listing (newest first) -> reader (proves, reshards) -> state
+"""
+
+from .config import CheckpointConfig
+from .digest import state_digest
+from .errors import CheckpointError, CorruptError, DiskFullError, MismatchError, VersionError
+from .exchange import Exchange, SoloExchange
+from .listing import read_manifest
+from .manager import Checkpoints, Restored, Saved
+from .manifest import Manifest
+from .retention import is_save_due, steps_to_remove
+from .stores import LocalStore, Store
+from .verify import Damage, verify
+
+__all__ = [
+    "CheckpointConfig",
+    "CheckpointError",
+    "Checkpoints",
+    "CorruptError",
+    "Damage",
+    "DiskFullError",
+    "Exchange",
+    "LocalStore",
+    "Manifest",
+    "MismatchError",
+    "Restored",
+    "Saved",
+    "SoloExchange",
+    "Store",
+    "VersionError",
+    "is_save_due",
+    "read_manifest",
+    "state_digest",
+    "steps_to_remove",
+    "verify",
+]
