@@ -1,0 +1,10 @@
+"""Readers of records, one file a format, behind one Protocol: ids in, one batch of tensors out.
+
+A source knows how many samples it holds and what they are; not in which order they are seen.
+"""
+
+from .source import Source
+from .tensors import TensorSource
+from .tokens import TokenShards
+
+__all__ = ["Source", "TensorSource", "TokenShards"]
