@@ -66,7 +66,8 @@ def retie(module: nn.Module, plan: Plan) -> None:
     Raises:
         ValueError: the plan ties a name that the module does not have.
     """
-    names = {canonical_name(name): name for name, _ in _all_parameters(module)}
+    parameters = module.named_parameters(remove_duplicate=False)
+    names = {canonical_name(name): name for name, _ in parameters}
     for borrower, owner in plan.tied:
         for name in (borrower, owner):
             if name not in names:
@@ -76,10 +77,6 @@ def retie(module: nn.Module, plan: Plan) -> None:
                 )
         path, _, leaf = names[borrower].rpartition(".")
         setattr(module.get_submodule(path), leaf, module.get_parameter(names[owner]))
-
-
-def _all_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return module.named_parameters(remove_duplicate=False)
 
 
 def _initial_of(name: str, plan: Plan) -> Initial | None:

@@ -29,6 +29,8 @@ class World:
     master_port: int | None
     has_agent_store: bool
     """The launcher serves a store at the master's address already."""
+    attempt: int = 0
+    """How often the launcher has started this job anew; its store may outlive an attempt."""
 
     @property
     def launched(self) -> bool:
@@ -66,6 +68,7 @@ def read_world() -> World:
         master_addr=os.environ["MASTER_ADDR"],
         master_port=_number("MASTER_PORT"),
         has_agent_store=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        attempt=_number("TORCHELASTIC_RESTART_COUNT", default=0),
     )
 
 

@@ -1,0 +1,71 @@
+"""What the dtype policies mean, and that bf16 trains on float32 parameters."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from support.world import run_world
+
+from keepstep.parallel import ParallelConfig, Policy, PrecisionConfig, PrecisionName
+
+
+def policy(name: str) -> Policy:
+    return Policy.of(PrecisionConfig(name=PrecisionName(name)))
+
+
+@pytest.mark.parametrize("name", ["fp32", "tf32"])
+def test_full_precision_casts_nothing(name: str) -> None:
+    assert policy(name).mixed_precision().param_dtype is None
+    assert policy(name).master is torch.float32
+
+
+def test_bf16_computes_in_bf16_and_reduces_in_fp32() -> None:
+    mixed = policy("bf16").mixed_precision()
+    assert (mixed.param_dtype, mixed.reduce_dtype) == (torch.bfloat16, torch.float32)
+    assert policy("bf16").master is torch.float32
+
+
+def test_tf32_is_refused_on_a_cpu() -> None:
+    with pytest.raises(ValueError, match="precision=tf32: found device cpu, needed cuda; set"):
+        policy("tf32").apply(torch.device("cpu"))
+
+
+def test_the_switch_for_matrix_products_follows_the_policy() -> None:
+    try:
+        policy("tf32").apply(torch.device("cuda"))
+        assert torch.get_float32_matmul_precision() == "high"
+        policy("fp32").apply(torch.device("cpu"))
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_bf16_trains_with_parameters_and_gradients_in_fp32(tiny: SimpleNamespace) -> None:
+    def body(rank: int) -> list[float]:
+        module, topology = tiny.assembled(ParallelConfig(), precision=PrecisionName.bf16)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=0.03)
+        losses = []
+        for _ in range(15):
+            assert module(tiny.share(topology)).dtype is torch.bfloat16
+            loss = tiny.loss_of(module, tiny.share(topology))
+            loss.backward()
+            assert {p.grad.dtype for p in module.parameters()} == {torch.float32}
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        assert {p.dtype for p in module.parameters()} == {torch.float32}
+        return losses
+
+    for losses in run_world(2, body):
+        assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_model_built_in_bf16_keeps_fp32_parameters(tiny: SimpleNamespace) -> None:
+    def build() -> torch.nn.Module:
+        return torch.nn.Linear(4, 4, dtype=torch.bfloat16)
+
+    def body(rank: int) -> set[torch.dtype]:
+        module, _ = tiny.assembled(ParallelConfig(), build=build, plan=None)
+        return {parameter.dtype for parameter in module.parameters()}
+
+    assert run_world(1, body) == [{torch.float32}]
