@@ -8,7 +8,7 @@ from .config import CheckpointConfig
 from .digest import state_digest
 from .errors import CheckpointError, CorruptError, DiskFullError, MismatchError, VersionError
 from .exchange import Exchange, SoloExchange
-from .listing import read_manifest
+from .listing import Found, committed, read_manifest
 from .manager import Checkpoints, Restored, Saved
 from .manifest import Manifest
 from .retention import is_save_due, steps_to_remove
@@ -23,6 +23,7 @@ __all__ = [
     "Damage",
     "DiskFullError",
     "Exchange",
+    "Found",
     "LocalStore",
     "Manifest",
     "MismatchError",
@@ -31,6 +32,7 @@ __all__ = [
     "SoloExchange",
     "Store",
     "VersionError",
+    "committed",
     "is_save_due",
     "read_manifest",
     "state_digest",

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from .dtypes import dtype_name, num_bytes
 from .errors import CheckpointError, DiskFullError
 from .exchange import Exchange, RanksFailedError, gather_results, share
-from .layout import State, local_chunks, num_boxes, plan_writes
+from .layout import Chunk, State, local_chunks, num_boxes, plan_writes
 from .listing import committed, folder_name, remove_checkpoint
 from .manifest import MANIFEST, FileEntry, Manifest, chunk_from, encode
 from .shardfile import write_shard
@@ -23,6 +25,7 @@ from .stores import Store
 
 # Upper bounds of what a box adds to a header and to the manifest, beside its name.
 _BOX_BYTES, _MANIFEST_BYTES = 700, 16384
+Chunks = list[tuple[Chunk, torch.Tensor]]
 _logger = logging.getLogger(__name__)
 
 
@@ -45,14 +48,16 @@ def commit(place: Store, exchange: Exchange, state: State, cargo: Cargo) -> tupl
     Raises:
         DiskFullError: on every rank, if a rank was told that no space or quota is left.
         CheckpointError: on every rank, if a rank failed in another way.
+        ValueError: before any work, for a dtype or placement that checkpoints do not hold.
     """
+    needed, chunks = needed_bytes(state), _own_chunks(exchange, state)
     attempt = share(exchange, lambda: secrets.token_hex(4).encode()).decode()
     folder = folder_name(cargo.step, attempt)
     try:
-        reports = gather_results(exchange, lambda: _write_own(place, exchange, state, folder))
+        reports = gather_results(exchange, lambda: _write_own(place, folder, exchange.rank, chunks))
         count = share(exchange, lambda: _publish(place, folder, attempt, cargo, reports))
     except RanksFailedError as error:
-        raise _abandon(place, exchange, folder, error, cargo.step, needed_bytes(state)) from error
+        raise _abandon(place, exchange, folder, error, cargo.step, needed) from error
     return folder, int(count)
 
 
@@ -74,12 +79,15 @@ def require_space(place: Store, exchange: Exchange, state: State) -> None:
         raise DiskFullError(place.address(), free_bytes=least, needed_bytes=needed)
 
 
-def _write_own(place: Store, exchange: Exchange, state: State, folder: str) -> bytes:
+def _own_chunks(exchange: Exchange, state: State) -> Chunks:
     mine = plan_writes(state, rank=exchange.rank, size=exchange.size)
-    chunks = [held for held in local_chunks(state) if held[0].name in mine]
+    return [held for held in local_chunks(state) if held[0].name in mine]
+
+
+def _write_own(place: Store, folder: str, rank: int, chunks: Chunks) -> bytes:
     if not chunks:
         return b"null"
-    file, entries = write_shard(place, folder, exchange.rank, chunks)
+    file, entries = write_shard(place, folder, rank, chunks)
     return json.dumps([dataclasses.asdict(file), [dataclasses.asdict(e) for e in entries]]).encode()
 
 

@@ -85,6 +85,7 @@ class Checkpoints:
         Raises:
             DiskFullError: on every rank; the attempt is removed, older checkpoints are untouched.
             CheckpointError: likewise, for any other failure of any rank.
+            ValueError: before any work, for a dtype or placement that checkpoints do not hold.
         """
         begun = time.monotonic()
         cargo = Cargo(step=step, topology=topology, progress=progress, lineage=lineage)

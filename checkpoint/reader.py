@@ -57,7 +57,8 @@ def copy_into(state: State, staged: Mapping[str, torch.Tensor]) -> None:
     """Copies staged boxes into the live tensors' local parts."""
     with torch.no_grad():
         for name, tensor in staged.items():
-            local_tensor(state[name]).copy_(tensor)
+            if tensor.numel():  # what is empty has its global shape here, a local one there
+                local_tensor(state[name]).copy_(tensor)
 
 
 def _read_box(
