@@ -9,7 +9,7 @@ from .errors import CorruptDataError, DataError
 from .loader import Loader, Window, evaluation_batches, share_microbatches
 from .order import ALGORITHM_VERSION, Order, OrderRecipe, fit_recipe
 from .prepare import PreparedInfo, Tokenizer, open_prepared, prepare
-from .sources import Source, TensorSource, TokenShards
+from .sources import Source, Subset, TensorSource, TokenShards
 from .verify import inspect, verify
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "OrderRecipe",
     "PreparedInfo",
     "Source",
+    "Subset",
     "TensorSource",
     "TokenShards",
     "Tokenizer",

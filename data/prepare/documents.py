@@ -3,7 +3,10 @@
 Knows text, JSONL and Parquet; chooses no split and counts no tokens.
 """
 
+import gzip
 import json
+import lzma
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -55,6 +58,11 @@ class Documents:
                     yield from self._text(file)
             except PermissionError as error:
                 raise unreadable(file.path, error) from error
+            except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+                raise DataError(
+                    f"{file.path}: found a packed file that does not unpack ({error}), needed a "
+                    "whole one; copy it again or remove it"
+                ) from error
 
     def _text(self, file: SourceFile) -> Iterator[tuple[str, str]]:
         try:

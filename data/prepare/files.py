@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from ..errors import DataError
 
@@ -75,7 +76,7 @@ def _look(filesystem: fsspec.AbstractFileSystem, path: str) -> tuple[str, dict[s
     info = filesystem.info(path)
     if info["type"] != "directory":
         return path.rpartition("/")[0], {path: info}
-    if filesystem.protocol == "file" or "file" in filesystem.protocol:
+    if isinstance(filesystem, LocalFileSystem):
         # fsspec's walk takes a folder that may not be listed for an empty one.
         filesystem.ls(path)
     return path, filesystem.find(path, detail=True)

@@ -124,7 +124,7 @@ def _prepared_path(config: DataConfig) -> Path | None:
                 "set data.path or leave data.format out"
             )
         return None
-    path = Path(config.path.removeprefix("file://"))
+    path = Path(config.path.removeprefix("file://")).expanduser()
     if asked or (config.format is DataFormat.auto and is_prepared(path)):
         open_prepared(path)
         return path

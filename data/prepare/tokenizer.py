@@ -64,12 +64,13 @@ class Tokenizer:
         """
         try:
             with fsspec.open(str(url), "rb") as stream:
-                return cls(tokenizers.Tokenizer.from_buffer(stream.read()))
-        except Exception as error:  # the binding raises bare Exception for a file it cannot read
-            raise DataError(
-                f"data.tokenizer: found {str(url)!r} not usable ({error}), needed a Hugging Face "
-                "tokenizer.json; correct the path, or leave it out to have one trained"
-            ) from error
+                content = stream.read()
+        except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError) as error:
+            raise _unusable(url, error) from error
+        try:
+            return cls(tokenizers.Tokenizer.from_buffer(content))
+        except Exception as error:  # the binding has no narrower class for what it cannot read
+            raise _unusable(url, error) from error
 
     @property
     def vocabulary_size(self) -> int:
@@ -88,6 +89,10 @@ class Tokenizer:
                 ids = [np.array(next(encoded).ids, dtype=np.uint32) for _ in pieces]
                 yield np.concatenate([*ids, end])
 
+    def encode(self, text: str) -> list[int]:
+        """The ids of a short text, without the end token."""
+        return list(self._inner.encode(text, add_special_tokens=False).ids)
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens are shown."""
         return self._inner.decode([int(i) for i in ids], skip_special_tokens=False)
@@ -95,6 +100,13 @@ class Tokenizer:
     def to_json(self) -> str:
         """The content of a tokenizer.json, which `load` and Hugging Face read."""
         return self._inner.to_str(pretty=False)
+
+
+def _unusable(url: str | Path, error: Exception) -> DataError:
+    return DataError(
+        f"data.tokenizer: found {str(url)!r} not usable ({error}), needed a Hugging Face "
+        "tokenizer.json; correct the path, or leave it out to have one trained"
+    )
 
 
 def _first(texts: Iterable[str], characters: int) -> Iterator[str]:

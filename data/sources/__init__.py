@@ -4,7 +4,8 @@ A source knows how many samples it holds and what they are; not in which order t
 """
 
 from .source import Source
+from .subset import Subset
 from .tensors import TensorSource
 from .tokens import TokenShards
 
-__all__ = ["Source", "TensorSource", "TokenShards"]
+__all__ = ["Source", "Subset", "TensorSource", "TokenShards"]
