@@ -11,7 +11,7 @@ from .exchange import Exchange, SoloExchange
 from .listing import Found, committed, read_manifest
 from .manager import Checkpoints, Restored, Saved
 from .manifest import Manifest
-from .retention import is_save_due, steps_to_remove
+from .retention import is_save_due
 from .stores import LocalStore, Store
 from .verify import Damage, verify
 
@@ -36,6 +36,5 @@ __all__ = [
     "is_save_due",
     "read_manifest",
     "state_digest",
-    "steps_to_remove",
     "verify",
 ]

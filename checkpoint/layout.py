@@ -13,6 +13,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from .dtypes import dtype_name, num_bytes
 
+_RESERVED = "__metadata__"
 State = Mapping[str, torch.Tensor]
 
 
@@ -84,6 +85,11 @@ def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _chunk(name: str, tensor: torch.Tensor) -> Chunk:
+    if name == _RESERVED:
+        raise ValueError(
+            f"A tensor of the state is named {_RESERVED}, but safetensors keeps that name for "
+            "itself: rename it."
+        )
     shape, offsets = tuple(tensor.shape), (0,) * tensor.dim()
     if isinstance(tensor, DTensor):
         shape, offsets = _local_box(name, tensor)

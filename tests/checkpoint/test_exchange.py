@@ -1,0 +1,38 @@
+"""Ranks fail together, each told what each ran into."""
+
+import errno
+
+import pytest
+from support.world import run_world
+
+from keepstep.checkpoint import SoloExchange
+from keepstep.checkpoint.exchange import RanksFailedError, gather_results, share
+
+
+def test_what_each_rank_made_is_answered_in_order(kit):
+    def body(rank):
+        exchange = kit.GlooExchange()
+        own = bytes([rank]) * rank
+        return gather_results(exchange, lambda: own), share(exchange, lambda: b"%d" % rank)
+
+    assert run_world(3, body) == [([b"", b"\1", b"\2\2"], b"0")] * 3
+
+
+def test_one_ranks_failure_is_raised_on_all_with_its_reason(kit):
+    def body(rank):
+        def work():
+            if rank == 1:
+                raise OSError(errno.EDQUOT, "quota")
+            return b""
+
+        with pytest.raises(RanksFailedError, match=r"^rank 1: OSError: .*quota$") as caught:
+            gather_results(kit.GlooExchange(), work)
+        return caught.value.is_full, type(caught.value.__cause__)
+
+    assert run_world(2, body) == [(True, type(None)), (True, OSError)]
+
+
+def test_one_rank_alone_agrees_with_itself():
+    solo = SoloExchange()
+    assert solo.gather_bytes(b"x") == [b"x"]
+    assert [solo.all_agree(vote) for vote in (True, False)] == [True, False]
