@@ -1,4 +1,4 @@
-"""The guard of the plan: imports run down only, nothing grows past its cap, one reader of the environment."""
+"""The guard of the plan: imports run down only, caps hold, one reader of the environment."""
 
 import ast
 import tomllib
@@ -43,7 +43,9 @@ def imported(path: Path) -> Iterator[str]:
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            yield from (a.name.removeprefix("keepstep.") for a in node.names if "keepstep" in a.name)
+            yield from (
+                a.name.removeprefix("keepstep.") for a in node.names if "keepstep" in a.name
+            )
         elif isinstance(node, ast.ImportFrom):
             if node.level:
                 base = package[: len(package) - node.level + 1]

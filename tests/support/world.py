@@ -91,7 +91,9 @@ def _wait(ranks: list[int], deadline: float, folder: Path) -> None:
                 time.sleep(0.2)
                 if not (folder / f"error-{rank}").exists():
                     stacks = (folder / f"stacks-{rank}").read_text()
-                    (folder / f"late-{rank}").write_text(f"still running at the deadline:\n{stacks}")
+                    (folder / f"late-{rank}").write_text(
+                        f"still running at the deadline:\n{stacks}"
+                    )
             return
         time.sleep(0.002)
 

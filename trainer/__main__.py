@@ -1,0 +1,8 @@
+"""`torchrun ... -m keepstep.trainer OVERRIDES`: the main job, on as many ranks as there are."""
+
+from .language_model import language_model
+from .loop import Trainer
+from .supervise import supervise
+
+if __name__ == "__main__":
+    supervise(Trainer.fit, language_model)

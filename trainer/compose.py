@@ -1,0 +1,145 @@
+"""Command line -> one RunConfig, by Hydra; every mistake in it becomes one sentence.
+
+No OmegaConf object leaves this file.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from ..parallel import set_variable
+from .config import CosineConfig, LlamaConfig, RunConfig, WSDConfig
+from .errors import ConfigError
+
+Job = Callable[[RunConfig, int | None], int]
+
+
+def register_schemas() -> None:
+    """Tells Hydra the types behind the files in configs/."""
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    store.store(group="model", name="llama_schema", node=LlamaConfig)
+    store.store(group="schedule", name="cosine_schema", node=CosineConfig)
+    store.store(group="schedule", name="wsd_schema", node=WSDConfig)
+
+
+def compose(overrides: Sequence[str] = ()) -> RunConfig:
+    """Composes one run from overrides such as `train.steps=50`, without a command line."""
+    register_schemas()
+    with _plain_errors(), hydra.initialize_config_module("keepstep.configs", version_base="1.3"):
+        return _to_config(hydra.compose("run", overrides=list(overrides)))
+
+
+def run_hydra(argv: Sequence[str], job: Job, *, is_speaker: bool = True) -> int:
+    """Runs `job(config, number)` once, or once a combination under `-m`; returns the worst code.
+
+    `number` is None for a single run and counts from 0 in a sweep. Hydra's own flags (`--cfg job`,
+    `--help`, `--info`) answer without running anything.
+
+    Raises:
+        ConfigError: for an unknown key, option or value, before any job has run.
+    """
+    register_schemas()
+    set_variable("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing and exiting
+    codes: list[int] = []
+
+    def task(composed: Any) -> None:
+        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+        codes.append(job(_to_config(composed), len(codes) if sweeps else None))
+
+    main = hydra.main(version_base="1.3", config_path="pkg://keepstep.configs", config_name="run")
+    with _plain_errors(), _arguments(argv), _quiet(not is_speaker and _asks_hydra(argv)):
+        main(task)()
+    return max(codes, default=0)
+
+
+def _to_config(composed: Any) -> RunConfig:
+    try:
+        config = OmegaConf.to_object(composed)
+    except ValueError as error:  # a __post_init__ spoke; its sentence is the cause of OmegaConf's
+        raise ConfigError(_sentence(error)) from error
+    assert isinstance(config, RunConfig)
+    return config
+
+
+@contextlib.contextmanager
+def _arguments(argv: Sequence[str]) -> Iterator[None]:
+    """Hydra reads its arguments from sys.argv and nowhere else."""
+    before, sys.argv = sys.argv, ["keepstep", *argv]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _asks_hydra(argv: Sequence[str]) -> bool:
+    """Whether Hydra answers by itself, on standard output, instead of running the job."""
+    flags = ("--cfg", "-c", "--help", "-h", "--hydra-help", "--info", "-i")
+    return any(word.split("=")[0] in flags for word in argv)
+
+
+@contextlib.contextmanager
+def _quiet(holds: bool) -> Iterator[None]:
+    with contextlib.ExitStack() as open_files:
+        if holds:
+            nowhere = open_files.enter_context(open(os.devnull, "w"))
+            open_files.enter_context(contextlib.redirect_stdout(nowhere))
+        yield
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_sentence(error)) from error
+
+
+def _sentence(error: BaseException) -> str:
+    """What a person needs of Hydra's and OmegaConf's many-line messages."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(cause, "full_key", None)
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and key:
+        return f"{key}: found no such key, needed one of configs/run.yaml; {_nearest(key, _keys())}"
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    if isinstance(cause, OmegaConfBaseException) and key:
+        return f"{key}: {lines[0]}; see the comments in configs/run.yaml"
+    missing = re.search(r"Could not find '([^']+)/([^'/]+)'", str(error))
+    if missing:
+        group, found = missing.groups()
+        options = [line for line in lines if re.fullmatch(r"[\w.-]+", line)]
+        needed = ", ".join(options)
+        return f"{group}: found {found!r}, needed one of {needed}; {_nearest(found, options)}"
+    unknown = re.search(r"Could not override '([^']+)'", str(error))
+    if unknown:
+        key = unknown.group(1)
+        return f"{key}: found no such key, needed one of configs/run.yaml; {_nearest(key, _keys())}"
+    return " ".join(lines)
+
+
+def _nearest(found: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(found, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else "see the comments there"
+
+
+def _keys() -> list[str]:
+    """Every dotted key of a run and of the models and schedules that are chosen by name."""
+    sections = {field.name: field.type for field in dataclasses.fields(RunConfig)}
+    keys = list(sections)
+    for name, kind in sections.items():
+        kinds = (kind, *kind.__subclasses__()) if isinstance(kind, type) else ()
+        keys += [f"{name}.{f.name}" for one in kinds for f in dataclasses.fields(one)]
+    return sorted(set(keys))

@@ -1,0 +1,275 @@
+"""What a run is made of: the trainer's own config objects, and RunConfig that holds every room's.
+
+Each object checks its own fields; what several must agree on is checked in trainer/build.py.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ..checkpoint import CheckpointConfig
+from ..data import DataConfig
+from ..parallel import ParallelConfig, PrecisionConfig
+
+
+def require(holds: bool, key: str, found: object, needed: str, remedy: str) -> None:
+    """Raises the one-sentence ValueError of a wrong setting unless `holds`."""
+    if not holds:
+        raise ValueError(f"{key}: found {found!r}, needed {needed}; {remedy}")
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """Base of every model's config; the group `model` chooses the subclass."""
+
+    name: str
+    """Name of the preset, shown in the run's name and in manifests."""
+
+
+@dataclass(kw_only=True, slots=True)
+class LlamaConfig(ModelConfig):
+    """A Llama-style decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU."""
+
+    hidden_size: int
+    """Width of the residual stream, in features."""
+    intermediate_size: int
+    """Width of the feed-forward block, in features."""
+    num_layers: int
+    """Number of decoder blocks."""
+    num_heads: int
+    """Query heads; hidden_size must be a multiple of twice this."""
+    num_kv_heads: int
+    """Key and value heads; num_heads must be a multiple of this."""
+    vocabulary_size: int = 0
+    """Tokens in the embedding; 0 takes the data's tokenizer's size."""
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+    norm_eps: float = 1e-5
+    """Added to the mean square in RMSNorm."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights."""
+    tie_embeddings: bool = False
+    """Whether the output projection is the embedding itself."""
+
+    def __post_init__(self) -> None:
+        sizes = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
+        for name in sizes:
+            value = getattr(self, name)
+            require(value >= 1, f"model.{name}", value, "1 or more", "set a positive number")
+        require(
+            self.hidden_size % (2 * self.num_heads) == 0,
+            "model.hidden_size",
+            self.hidden_size,
+            f"a multiple of 2 x model.num_heads ({2 * self.num_heads})",
+            "change one of the two",
+        )
+        require(
+            self.num_heads % self.num_kv_heads == 0,
+            "model.num_heads",
+            self.num_heads,
+            f"a multiple of model.num_kv_heads ({self.num_kv_heads})",
+            "change one of the two",
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101)."""
+
+    lr: float = 3e-3
+    """Peak learning rate; the schedule scales it."""
+    beta1: float = 0.9
+    """Decay of the first moment, per step."""
+    beta2: float = 0.95
+    """Decay of the second moment, per step."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decay per unit of learning rate, on matrices only (not on norms and biases)."""
+    clip_norm: float = 1.0
+    """Largest L2 norm of the whole gradient; 0 means no clipping."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optim.lr", self.lr, "more than 0", "set for example 3e-4")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"optim.{name}", value, "0 <= value < 1", "set for example 0.9")
+        for name in ("eps", "weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            require(value >= 0, f"optim.{name}", value, "0 or more", "set 0 to switch it off")
+
+
+@dataclass(kw_only=True, slots=True)
+class ScheduleConfig:
+    """Base of the learning-rate schedules: pure functions of the step."""
+
+    warmup_steps: int = 20
+    """Steps of linear warm-up from 0; 0 means none."""
+    min_ratio: float = 0.1
+    """Learning rate at the last step, as a part of the peak."""
+
+    def __post_init__(self) -> None:
+        found = self.warmup_steps
+        require(found >= 0, "schedule.warmup_steps", found, "0 or more", "set 0 for none")
+        ratio = self.min_ratio
+        require(0 <= ratio <= 1, "schedule.min_ratio", ratio, "0 to 1", "set for example 0.1")
+
+
+@dataclass(kw_only=True, slots=True)
+class CosineConfig(ScheduleConfig):
+    """Warm-up, then half a cosine down to `min_ratio` at `train.steps`."""
+
+
+@dataclass(kw_only=True, slots=True)
+class WSDConfig(ScheduleConfig):
+    """Warm-up, stable, then linear decay over the last steps (arXiv 2404.06395)."""
+
+    decay_fraction: float = 0.2
+    """Part of `train.steps` that the decay takes, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        ScheduleConfig.__post_init__(self)
+        found = self.decay_fraction
+        require(0 <= found <= 1, "schedule.decay_fraction", found, "0 to 1", "set for example 0.2")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """How much is trained, in which units, and what is measured on the way."""
+
+    steps: int = 300
+    """Optimizer steps of the whole run."""
+    batch_tokens: int = 8192
+    """Tokens of one optimizer step over the whole world; must be whole samples."""
+    batch_samples: int | None = None
+    """Samples of one optimizer step over the whole world; where set, batch_tokens is not used."""
+    microbatch_samples: int = 16
+    """Samples of one micro-batch: the fixed unit of arithmetic, whatever the number of ranks."""
+    seed: int = 0
+    """Seed of initial values and dropout."""
+    eval_every: int = 100
+    """Steps between evaluations; 0 means never (one at the end is made all the same)."""
+    eval_samples: int = 512
+    """Samples of the held-out split that an evaluation reads; 0 means all."""
+    max_skips: int = 10
+    """Steps in a row that may be skipped for a loss or gradient that is not finite; then stop."""
+    sample_tokens: int = 64
+    """Tokens of text generated at the end by a language model; 0 means none."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_tokens", "microbatch_samples", "batch_samples"):
+            value = getattr(self, name)
+            holds = value is None or value >= 1
+            require(holds, f"train.{name}", value, "1 or more", "set a positive number")
+        for name in ("eval_every", "eval_samples", "max_skips", "sample_tokens"):
+            value = getattr(self, name)
+            require(value >= 0, f"train.{name}", value, "0 or more", "set 0 to switch it off")
+
+
+@dataclass(kw_only=True, slots=True)
+class RecoveryConfig:
+    """The guardian: how a worker that died or hangs is replaced."""
+
+    enabled: bool = True
+    """Whether a guardian process watches the training process; false trains in place."""
+    max_recoveries: int = 20
+    """Recoveries within one hour after which the run stops; each one waits longer than the last
+    once they come in quick succession."""
+    hang_seconds: float = 600.0
+    """Seconds without a heartbeat after which a worker counts as hung; 0 means never."""
+    grace_seconds: float = 25.0
+    """Seconds that a preempted worker has to save; torchrun kills after 30."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_recoveries", "hang_seconds"):
+            value = getattr(self, name)
+            require(value >= 0, f"recovery.{name}", value, "0 or more", "set 0 for none")
+        found = self.grace_seconds
+        require(found > 0, "recovery.grace_seconds", found, "more than 0", "set for example 25")
+
+
+class FaultKind(StrEnum):
+    """What a planned fault does to its rank."""
+
+    fail = "fail"
+    hang = "hang"
+    kill = "kill"
+    corrupt = "corrupt"
+
+
+@dataclass(kw_only=True, slots=True)
+class Fault:
+    """One planned fault; fires once in the life of a run folder."""
+
+    do: FaultKind
+    """fail raises, hang stops, kill is SIGKILL, corrupt flips a byte of the newest checkpoint."""
+    rank: int
+    """Global rank that it strikes."""
+    step: int
+    """Step (counted from 0) at whose start it strikes."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ChaosConfig:
+    """Faults on purpose, to see what they cost."""
+
+    plan: list[Fault] = field(default_factory=list)
+    """For example chaos.plan=[{do:kill,rank:1,step:12}]."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TelemetryConfig:
+    """What a person sees while the run goes on."""
+
+    progress: bool = True
+    """Whether rank 0 writes a progress line."""
+    progress_seconds: float = 2.0
+    """Seconds between progress lines where the output is not a terminal."""
+
+    def __post_init__(self) -> None:
+        found = self.progress_seconds
+        require(found >= 0, "telemetry.progress_seconds", found, "0 or more", "set 0 for each step")
+
+
+class OnChange(StrEnum):
+    """What happens when the run's folder holds a run of another configuration."""
+
+    refuse = "refuse"
+    accept = "accept"
+
+
+@dataclass(kw_only=True, slots=True)
+class RunSection:
+    """Where the run lives and whether it goes on from what is there."""
+
+    name: str | None = None
+    """Name of the run; null names it after model, data and a digest of the configuration."""
+    dir: str | None = None
+    """Folder of the run; null means runs/<name>."""
+    resume: str = "auto"
+    """auto: from the newest whole checkpoint if there is one; must: refuse to start without one;
+    never: refuse to start beside one; a step number: from that step."""
+    on_change: OnChange = OnChange.refuse
+    """What to do when the folder holds a run of another model, data, optimizer or batch."""
+
+    def __post_init__(self) -> None:
+        holds = self.resume in ("auto", "never", "must") or self.resume.isdigit()
+        remedy = "set run.resume=auto to go on from the newest checkpoint"
+        require(holds, "run.resume", self.resume, "auto, never, must or a step number", remedy)
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """The whole of a run, as Hydra composes it from the folder configs/."""
+
+    model: ModelConfig
+    data: DataConfig
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=CosineConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    chaos: ChaosConfig = field(default_factory=ChaosConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    run: RunSection = field(default_factory=RunSection)

@@ -1,0 +1,243 @@
+"""The loop: restore, steps, evaluations, saves, the end. Plain code on one rank; what processes and
+generations do around it belongs to recovery/."""
+
+import gc
+import time
+from collections.abc import Iterator
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import is_save_due
+from ..data import Cursor, Window
+from ..parallel import Role, leave, reshard, sum_
+from .build import Job, build
+from .config import RunConfig
+from .errors import StoppedError
+from .evaluate import evaluate
+from .forward_backward import forward_backward
+from .identity import checkpoint_folder, config_digest, run_folder
+from .optim import LearningRates
+from .recipe import MakeRecipe
+from .recovery.chaos import Chaos
+from .recovery.heartbeat import Phase
+from .recovery.life import Life
+from .recovery.verdict import EXIT_FINISHED, EXIT_PREEMPTED
+from .resume import resume
+from .schedule import scale
+from .state import Progress, digest, tensors
+from .telemetry.lineage import lineage
+from .telemetry.reporter import Reporter, StepReport
+from .update import Updater, Verdict
+
+_COLLECT_EVERY_STEPS = 50
+
+
+@final
+class Trainer:
+    """One rank's training in one generation. `fit` is the face; the rest is its steps in order."""
+
+    def __init__(self, job: Job, life: Life) -> None:
+        config, rank = job.config, life.world.rank
+        self.job = job
+        self.life = life
+        self.progress = Progress()
+        self.state = tensors(job.module, job.optimizer)
+        self.rates = LearningRates(job.optimizer)
+        self.updater = Updater(
+            job.module, job.optimizer, job.topology, clip_norm=config.optim.clip_norm
+        )
+        self.reporter = Reporter.of(config, job.plan, job.device, life)
+        self.chaos = Chaos(
+            config.chaos.plan,
+            rank=rank,
+            folder=run_folder(config) / "chaos",
+            checkpoints=checkpoint_folder(config),
+        )
+        self.saved_at = time.monotonic()
+        self.parent: str | None = None
+        self.eval_loss: float | None = None
+
+    @classmethod
+    def fit(cls, config: RunConfig, make_recipe: MakeRecipe, life: Life) -> int:
+        """Collective: trains to `train.steps`, or until the run is asked to end; blocks.
+
+        Returns:
+            The exit code: 0 finished, 75 preempted and saved.
+        """
+        job = build(config, make_recipe, life)
+        gc.disable()  # a pause of one rank stops them all: collected at the same steps instead
+        try:
+            code = cls(job, life).run()
+        finally:
+            gc.enable()
+            job.loader.close()
+        leave()  # not after an error: with a dead peer it would block, and the process ends anyway
+        return code
+
+    def run(self) -> int:
+        """Restores what there is, then trains; the exit code."""
+        self.life.beat(0, Phase.restore)
+        restored = resume(self.job, self.state, self.progress, self.life)
+        self.parent = restored.path if restored else None
+        self.reporter.begin(self.progress.step, restored)
+        if self.progress.step >= self.job.config.train.steps and self.reporter.is_finished:
+            self.reporter.say("this run is finished; its summary is unchanged")
+            return EXIT_FINISHED
+        if restored is None:
+            self.job.checkpoints.require_space(self.state)
+        with self.job.loader.open(self.progress.samples) as windows:
+            while self.progress.step < self.job.config.train.steps:
+                verdict = self._step(windows)
+                if verdict.is_stop:
+                    return self._preempt(verdict)
+        return self._finish()
+
+    def _step(self, windows: Iterator[Window]) -> Verdict:
+        """One optimizer step and what is due after it."""
+        started, step = time.perf_counter(), self.progress.step
+        self.life.beat(step, Phase.data)
+        self.chaos.strike(step)
+        window = next(windows)
+        waited = time.perf_counter() - started
+        self.life.beat(step, Phase.step)
+        targets = self._all_targets(window)
+        loss = self._loss(window, targets)
+        lr = self.rates.set(
+            scale(self.job.config.schedule, step=step, steps=self.job.config.train.steps)
+        )
+        verdict = self.updater.update(
+            loss, wants_stop=self.life.stop_requested(), wants_save=self._is_save_due()
+        )
+        self._advance(verdict, targets)
+        seconds = time.perf_counter() - started
+        saving = self._save() if verdict.is_save and not verdict.is_stop else 0.0
+        self.reporter.step(
+            StepReport(
+                step=self.progress.step,
+                loss=float(loss),
+                grad_norm=verdict.grad_norm,
+                lr=lr,
+                tokens=self.progress.tokens,
+                tokens_per_second=targets / seconds,
+                step_seconds=seconds,
+                data_seconds=waited,
+                snapshot_seconds=saving,
+            )
+        )
+        self._after_step(verdict)
+        return verdict
+
+    def _all_targets(self, window: Window) -> int:
+        """Valid targets of the step over all ranks, known before the first backward."""
+        count = sum(self.job.recipe.targets(batch) for batch in window.batches)
+        total = torch.tensor(count, dtype=torch.int64)
+        return max(1, int(sum_(total, self.job.topology.group(Role.DATA))))
+
+    def _loss(self, window: Window, targets: int) -> Tensor:
+        """Leaves the step's gradient in the parameters; the step's loss over all ranks, on CPU."""
+        part = forward_backward(
+            self.job.module,
+            window,
+            self.job.recipe.loss,
+            targets=targets,
+            device=self.job.device,
+            seed=(self.job.config.train.seed << 32) + (self.progress.step << 12),
+        )
+        return sum_(part.double().cpu(), self.job.topology.group(Role.DATA))
+
+    def _is_save_due(self) -> bool:
+        if self.life.world.rank != 0:
+            return False
+        since = time.monotonic() - self.saved_at
+        step, config = self.progress.step + 1, self.job.config
+        is_last = step == config.train.steps
+        due = is_save_due(step, seconds_since_save=since, config=config.checkpoint)
+        return due and not is_last  # the end saves for itself
+
+    def _advance(self, verdict: Verdict, targets: int) -> None:
+        self.progress.step += 1
+        self.progress.samples += self.job.batch_samples
+        self.progress.tokens += targets
+        self.progress.skips += not verdict.applied
+        self.progress.skips_in_row = 0 if verdict.applied else self.progress.skips_in_row + 1
+
+    def _after_step(self, verdict: Verdict) -> None:
+        step, config = self.progress.step, self.job.config.train
+        if not verdict.applied:
+            self.reporter.event("skip", step, reason="loss or gradient norm is not finite")
+            if self.progress.skips_in_row > config.max_skips:
+                raise StoppedError(
+                    f"train.max_skips: found {self.progress.skips_in_row} steps in a row, up to step "
+                    f"{step}, whose loss or gradient norm is not finite, needed at most "
+                    f"{config.max_skips}; lower optim.lr or look at the data, then start again: "
+                    "the newest checkpoint is taken"
+                )
+        if config.eval_every and step % config.eval_every == 0 and step < config.steps:
+            self._evaluate()
+        if step % _COLLECT_EVERY_STEPS == 0:
+            gc.collect()
+
+    def _evaluate(self) -> None:
+        if self.job.eval_source is None:
+            return
+        self.life.beat(self.progress.step, Phase.evaluate)
+        self.eval_loss = evaluate(
+            self.job.module,
+            self.job.eval_source,
+            self.job.recipe,
+            self.job.topology,
+            device=self.job.device,
+            microbatch_samples=self.job.config.train.microbatch_samples,
+        )
+        self.reporter.event("eval", self.progress.step, loss=self.eval_loss)
+        self.reporter.say(f"step {self.progress.step}: eval loss {self.eval_loss:.4f}")
+
+    def _save(self) -> float:
+        """Collective: commits a checkpoint; the seconds it blocked."""
+        self.life.beat(self.progress.step, Phase.save)
+        cursor = Cursor(self.job.order, self.progress.samples)
+        facts = lineage(
+            config_digest=config_digest(self.job.config),
+            data_digest=self.job.order.source,
+            seed=self.job.config.train.seed,
+            parent=self.parent,
+        )
+        saved = self.job.checkpoints.save(
+            self.state,
+            step=self.progress.step,
+            topology={**self.job.topology.describe(), "world_size": self.life.world.world_size},
+            progress={**self.progress.state_dict(), "data": cursor.state_dict()},
+            lineage=facts,
+        )
+        self.saved_at, self.parent = time.monotonic(), saved.path
+        self.reporter.event(
+            "checkpoint", saved.step, path=saved.path, bytes=saved.bytes, seconds=saved.seconds
+        )
+        return saved.seconds
+
+    def _preempt(self, verdict: Verdict) -> int:
+        self._save()
+        self.reporter.event("preemption", self.progress.step, path=self.parent)
+        self.reporter.say(
+            f"asked to end: step {self.progress.step} is saved; the same command goes on"
+        )
+        return EXIT_PREEMPTED
+
+    def _finish(self) -> int:
+        """The last save, the last evaluation, the summary."""
+        if self.job.config.checkpoint.at_end:
+            self._save()
+        self._evaluate()
+        self.life.beat(self.progress.step, Phase.finish)
+        extra = self.job.recipe.finish(self.job.module) if self.job.recipe.finish else {}
+        reshard(self.job.module)
+        self.reporter.finish(
+            self.progress,
+            eval_loss=self.eval_loss,
+            state_digest=digest(self.state),
+            parameters=sum(p.numel() for p in self.job.module.parameters()),
+            extra=extra,
+        )
+        return EXIT_FINISHED

@@ -1,0 +1,92 @@
+"""Generations: one number in the shared store that says which life of the process group is on, why
+the last one ended, and whether the job is over. It kills and starts nothing."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+
+from torch.distributed import Store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why a generation ended: seen by the guardian of `rank`."""
+
+    rank: int
+    step: int
+    cause: str
+    reason: str
+    time: float
+    """Unix seconds at which it was noticed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class End:
+    """The job is over for every guardian: exit code and one sentence."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """All guardians' view of the store; every method answers at once unless it says `wait`."""
+
+    store: Store
+    rank: int
+    size: int
+
+    def open(self) -> None:
+        """Makes the keys exist, whoever comes first."""
+        self.store.compare_set("generation", "", "0")
+        self.store.compare_set("end", "", "{}")
+
+    def agree_on_start(self, now: float, config_digest: str) -> tuple[float, list[str]]:
+        """When the job began (the first caller's clock counts), and every rank's digest of its
+        configuration in rank order. Blocks until all have come, at most the store's deadline."""
+        started = self.store.compare_set("started", "", repr(now)).decode()
+        self.store.set(f"config/{self.rank}", config_digest)
+        digests = [self.store.get(f"config/{rank}").decode() for rank in range(self.size)]
+        return float(started), digests
+
+    def look(self) -> tuple[int, End | None]:
+        """The generation that is on, and the job's end if it has been called. One round trip."""
+        number, end = self.store.multi_get(["generation", "end"])
+        found = json.loads(end)
+        return int(number), End(**found) if found else None
+
+    def raise_from(self, generation: int, failure: Failure) -> bool:
+        """Ends `generation` for everybody; False where somebody else already had."""
+        self.store.set(f"failure/{generation}/{self.rank}", json.dumps(asdict(failure)))
+        after = str(generation + 1)
+        if self.store.compare_set("generation", str(generation), after).decode() != after:
+            return False
+        # compare_set answers the new value to a second caller as well; one key settles who it was
+        won: bool = self.store.add(f"raised/{generation}", 1) == 1
+        return won
+
+    def failed_at(self, generation: int) -> float | None:
+        """Unix seconds of the first failure that ended `generation`; None where none was noted."""
+        keys = [f"failure/{generation}/{rank}" for rank in range(self.size)]
+        found = [json.loads(self.store.get(key)) for key in keys if self.store.check([key])]
+        return min((failure["time"] for failure in found), default=None)
+
+    def end(self, code: int, reason: str) -> None:
+        """Calls the job's end; the first call counts."""
+        self.store.compare_set("end", "{}", json.dumps(asdict(End(code=code, reason=reason))))
+
+    def arrive(self, key: str, generation: int) -> None:
+        """Says that this guardian has come to `key` in `generation`."""
+        self.store.set(f"{key}/{generation}/{self.rank}", "1")
+
+    def all_arrived(self, key: str, generation: int) -> bool:
+        """Whether every guardian has come to `key` in `generation`."""
+        names = [f"{key}/{generation}/{rank}" for rank in range(self.size)]
+        found: bool = self.store.check(names)
+        return found
+
+    def wait_gone(self, seconds: float) -> None:
+        """Waits, at most so long, until every guardian has left: the host of the store is last."""
+        deadline = time.monotonic() + seconds
+        while not self.all_arrived("gone", 0) and time.monotonic() < deadline:
+            time.sleep(0.01)

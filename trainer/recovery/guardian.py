@@ -1,0 +1,264 @@
+"""The guardian of one rank: starts its worker, watches it, agrees with the other guardians when a
+generation is over, and starts the next. It never touches an accelerator nor the training state."""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..config import RecoveryConfig
+from ..telemetry.events import Events
+from .generation import Failure, Generations
+from .heartbeat import Page, Phase
+from .ledger import backoff_seconds, recoveries_exceeded
+from .signals import StopSignals
+from .verdict import (
+    EXIT_FAILED,
+    EXIT_FINISHED,
+    EXIT_PREEMPTED,
+    EXIT_WRONG,
+    Cause,
+    Ended,
+    is_bug,
+)
+from .warm import WarmServer
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.01
+_MEET_SECONDS = 60.0
+# An error that follows from a peer's death arrives before that peer's own guardian has spoken; the
+# reporter of a consequence waits this long for the cause.
+_CAUSE_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker as its guardian sees it."""
+
+    pid: int
+    generation: int
+    report_fd: int
+    exit_code: int | None = None
+    error: dict[str, str] = field(default_factory=dict)
+    has_stepped: bool = False
+    buffer: bytes = b""
+
+
+class Guardian:
+    """Final. `run` blocks for the whole job and answers its exit code."""
+
+    def __init__(
+        self,
+        config: RecoveryConfig,
+        server: WarmServer,
+        generations: Generations,
+        order: dict[str, int | str | float],
+        events: Events,
+        say: Callable[[str], None],
+    ) -> None:
+        self.order = order
+        self.config = config
+        self.server = server
+        self.generations = generations
+        self.events = events
+        self.say = say
+        self.page = Page.create()
+        self.ended: list[Ended] = []
+        self.raised_at: list[float] = []
+
+    def run(self) -> int:
+        """Lives through generations until the job is over. Blocks; main thread only."""
+        with StopSignals() as signals:
+            generation = 0
+            while True:
+                code = self._meet(generation, signals)
+                if code is None:
+                    code = self._live(generation, signals)
+                if code is not None:
+                    return code
+                generation += 1
+                self.raised_at.append(time.monotonic())
+
+    def close(self) -> None:
+        """Ends the warm server and any worker; safe twice."""
+        self.server.close()
+        self.page.close()
+
+    def _meet(self, generation: int, signals: StopSignals) -> int | None:
+        """Waits until every guardian has no worker left of an earlier generation."""
+        time.sleep(backoff_seconds(self.raised_at, now=time.monotonic()))
+        self.generations.arrive("ready", generation)
+        deadline = time.monotonic() + _MEET_SECONDS
+        while not self.generations.all_arrived("ready", generation):
+            _, end = self.generations.look()
+            if end is not None:
+                return end.code
+            if signals.count and generation > 0:
+                self.generations.end(EXIT_FAILED, f"{signals.name} during a recovery")
+            elif time.monotonic() > deadline:
+                found = f"generation {generation}: not every guardian came within"
+                self.generations.end(EXIT_FAILED, f"{found} {_MEET_SECONDS:.0f} s")
+            time.sleep(_POLL_SECONDS)
+        return None
+
+    def _live(self, generation: int, signals: StopSignals) -> int | None:
+        """One generation: None when the next one is to be begun, else the job's exit code."""
+        worker = self._start(generation)
+        stop_by: float | None = None
+        try:
+            while True:
+                self._listen(worker)
+                number, end = self.generations.look()
+                if end is not None:
+                    return end.code
+                if number > generation:
+                    return None
+                if signals.count and stop_by is None:
+                    stop_by = time.monotonic() + self.config.grace_seconds
+                    self.page.request_stop()
+                if signals.count > 1 or (stop_by and time.monotonic() > stop_by):
+                    late = f"{signals.name}: not saved within the grace time"
+                    self.generations.end(EXIT_FAILED, late)
+                elif worker.exit_code in (EXIT_FINISHED, EXIT_PREEMPTED):
+                    self.generations.arrive("done", generation)
+                    if self.generations.all_arrived("done", generation):
+                        return worker.exit_code
+                elif (ended := self._how_it_ended(worker)) is not None:
+                    self._pass_sentence(ended)
+                time.sleep(_POLL_SECONDS)
+        finally:
+            self._kill(worker)
+
+    def _start(self, generation: int) -> Worker:
+        read_fd, write_fd = os.pipe()
+        os.set_blocking(read_fd, False)
+        self.page.reset()
+        pid = self.server.fork({**self.order, "generation": generation}, self.page, write_fd)
+        os.close(write_fd)
+        return Worker(pid=pid, generation=generation, report_fd=read_fd)
+
+    def _listen(self, worker: Worker) -> None:
+        """Takes in what the worker said and whether it ended."""
+        with contextlib.suppress(BlockingIOError):
+            worker.buffer += os.read(worker.report_fd, 65536)
+        *lines, worker.buffer = worker.buffer.split(b"\n")
+        for line in lines:
+            self._hear(worker, json.loads(line))
+        for exited in self.server.exits():
+            if exited.pid == worker.pid:
+                worker.exit_code = exited.code
+
+    def _hear(self, worker: Worker, message: dict[str, str]) -> None:
+        if message["kind"] == "error":
+            worker.error = message
+        elif message["kind"] == "stepped":
+            worker.has_stepped = True
+            if worker.generation > 0 and self.events.rank == 0:
+                since = self.generations.failed_at(worker.generation - 1)
+                seconds = None if since is None else round(time.time() - since, 3)
+                self.events.write(
+                    "recovery",
+                    step=int(message["step"]),
+                    generation=worker.generation,
+                    seconds=seconds,
+                )
+                self.say(
+                    f"recovered: generation {worker.generation}, {seconds} s after the failure"
+                )
+
+    def _how_it_ended(self, worker: Worker) -> Ended | None:
+        """None while the worker lives."""
+        beat = self.page.read()
+        seconds = self.config.hang_seconds
+        late = 0 < seconds < beat.age_seconds and beat.phase != Phase.prepare
+        if worker.exit_code is None and not late:
+            return None
+        self._listen(worker)
+        cause, reason = Cause.killed, _signal_name(worker.exit_code)
+        if worker.error:
+            cause, reason = Cause(worker.error["cause"]), worker.error["reason"]
+        elif worker.exit_code is None:
+            cause = Cause.hung
+            reason = f"no heartbeat for {beat.age_seconds:.1f} s in phase {beat.phase.name}"
+            self._dump_stacks(worker)
+        return Ended(
+            cause=cause,
+            generation=worker.generation,
+            step=beat.step,
+            has_stepped=worker.has_stepped,
+            reason=reason,
+            trace=worker.error.get("trace", ""),
+        )
+
+    def _pass_sentence(self, ended: Ended) -> None:
+        """Decides what a worker's end means for the job, and tells the other guardians."""
+        if ended.cause == Cause.peer and self._cause_comes(ended.generation):
+            return None
+        self.events.write(
+            "hang" if ended.cause == Cause.hung else "failure",
+            step=ended.step,
+            generation=ended.generation,
+            cause=str(ended.cause),
+            reason=ended.reason,
+        )
+        if ended.cause == Cause.setting:
+            return self.generations.end(EXIT_WRONG, ended.reason)
+        if ended.cause == Cause.stopped:
+            return self.generations.end(EXIT_FAILED, ended.reason)
+        now = time.monotonic()
+        if is_bug(ended, self.ended):
+            reason = f"rank {self.generations.rank}, step {ended.step}: {ended.reason}"
+            return self.generations.end(EXIT_FAILED, f"{reason}\n{ended.trace}".rstrip())
+        if recoveries_exceeded(self.raised_at, now=now, limit=self.config.max_recoveries):
+            found = f"recovery.max_recoveries: {len(self.raised_at)} recoveries within an hour"
+            return self.generations.end(EXIT_FAILED, f"{found}, the last for: {ended.reason}")
+        self.ended.append(ended)
+        failure = Failure(
+            rank=self.generations.rank,
+            step=ended.step,
+            cause=str(ended.cause),
+            reason=ended.reason,
+            time=time.time(),
+        )
+        if self.generations.raise_from(ended.generation, failure):
+            self.say(
+                f"rank {failure.rank} failed at step {ended.step} ({ended.reason}); recovering"
+            )
+        return None
+
+    def _cause_comes(self, generation: int) -> bool:
+        deadline = time.monotonic() + _CAUSE_SECONDS
+        while time.monotonic() < deadline:
+            number, end = self.generations.look()
+            if number > generation or end is not None:
+                return True
+            time.sleep(_POLL_SECONDS)
+        return False
+
+    def _dump_stacks(self, worker: Worker) -> None:
+        """Has the worker write all its Python stacks to standard error before it is killed."""
+        try:
+            os.kill(worker.pid, signal.SIGUSR2)
+            time.sleep(0.2)
+        except ProcessLookupError:
+            log.debug("worker %d is gone already", worker.pid)
+
+    def _kill(self, worker: Worker) -> None:
+        """SIGKILL, and no way back: the next generation must not meet this worker."""
+        while worker.exit_code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+            time.sleep(0.001)
+            self._listen(worker)
+        os.close(worker.report_fd)
+
+
+def _signal_name(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

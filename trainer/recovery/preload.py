@@ -1,0 +1,21 @@
+"""What the first training step imports lazily, imported before the fork, so that no worker pays."""
+
+import importlib
+
+_LAZY = (
+    "numpy.fft",
+    "numpy.random",
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.distributed.device_mesh",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "torch.optim.adamw",
+    "tokenizers",
+)
+
+
+def preload() -> None:
+    """Imports only: no thread, no device, no arithmetic."""
+    for name in _LAZY:
+        importlib.import_module(name)

@@ -1,0 +1,74 @@
+"""Why a worker ended, and whether another try could end otherwise. Pure."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch.distributed as dist
+
+from ...checkpoint import DiskFullError, MismatchError, VersionError
+from ...data import DataError
+from ..errors import ConfigError, StoppedError
+
+EXIT_FINISHED, EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED = 0, 1, 2, 75
+
+# What gloo and the store say when the other side is gone or late; they have no class of their own.
+_LOST_PEER = re.compile(
+    r"gloo/|Connection (closed|reset|refused)|Broken pipe|Timed out waiting|wait timeout", re.I
+)
+
+
+class Cause(StrEnum):
+    """What ended a worker."""
+
+    setting = "setting"
+    """The configuration or the data is wrong: no other try can help."""
+    stopped = "stopped"
+    """The run cannot go on, and says in one sentence why."""
+    peer = "peer"
+    """It lost a peer: a consequence, the cause is on another rank."""
+    error = "error"
+    """It raised: a bug, or a fault of the machine."""
+    killed = "killed"
+    """A signal ended it."""
+    hung = "hung"
+    """It gave no sign of life and was killed by its guardian."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """How one worker ended."""
+
+    cause: Cause
+    generation: int
+    step: int
+    """Step (counted from 0) that it was in."""
+    has_stepped: bool
+    """Whether any step was finished in its life."""
+    reason: str
+    """One line."""
+    trace: str = ""
+    """The Python traceback, where it raised."""
+
+
+def classify(error: BaseException) -> Cause:
+    """What an exception in a worker says of its cause."""
+    wrong = (ConfigError, DataError, MismatchError, VersionError, DiskFullError)
+    if isinstance(error, wrong):
+        return Cause.setting
+    if isinstance(error, StoppedError):
+        return Cause.stopped
+    if isinstance(error, dist.DistError) or _LOST_PEER.search(str(error)):
+        return Cause.peer
+    return Cause.error
+
+
+def is_bug(ended: Ended, before: list[Ended]) -> bool:
+    """Whether a worker's own error would come again: before the first step of the first life, or
+    the same error at the same step as in its last life."""
+    if ended.cause != Cause.error:
+        return False
+    if ended.generation == 0 and not ended.has_stepped:
+        return True
+    errors = [past for past in before if past.cause == Cause.error]
+    return bool(errors) and (errors[-1].step, errors[-1].reason) == (ended.step, ended.reason)

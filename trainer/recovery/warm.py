@@ -1,0 +1,186 @@
+"""The warm server: a forked copy of the guardian that has imported everything, runs one thread, has
+touched no accelerator, and forks a worker in tens of milliseconds. It knows nothing of training.
+
+    guardian --fork--> warm server --fork--> worker, worker, ...
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import StoppedError
+from .heartbeat import Page
+
+_MESSAGE_BYTES = 65536
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a worker ended: its exit code, or the negative number of the signal that killed it."""
+
+    pid: int
+    code: int
+
+
+Order = dict[str, int | str | float]
+"""What a worker is told: plain values, sent as JSON."""
+
+Work = Callable[[Order, Page, int], int]
+"""The body of a worker: (order, page, write end of its report pipe) -> exit code."""
+
+
+class WarmServer:
+    """The guardian's end of its warm server. Final; not safe for threads."""
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self.pid = pid
+        self.channel = channel
+        self._exits: list[Exit] = []
+
+    @classmethod
+    def start(cls, work: Work) -> "WarmServer":
+        """Forks the server from this process, which must run one thread only.
+
+        Raises:
+            StoppedError: where other threads run, since a fork copies their locks but not them.
+        """
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            mine.close()
+            _never_return(lambda: _serve(theirs, work))
+        theirs.close()
+        server = cls(pid, mine)
+        # Counted after the fork: the threads of numpy's OpenBLAS end themselves at a fork and are
+        # made again when needed; any other that is here now was here then.
+        threads = native_threads()
+        if threads > 1:
+            server.close()
+            raise StoppedError(
+                f"the guardian: found {threads} threads at its fork, needed 1; start threads "
+                "inside the recipe and not at import, or set recovery.enabled=false"
+            )
+        return server
+
+    def fork(self, order: Order, page: Page, report_fd: int) -> int:
+        """Has a worker forked and returns its pid; `report_fd` is duplicated into it."""
+        body = json.dumps(order).encode()
+        socket.send_fds(self.channel, [body], [page.fd, report_fd])
+        while True:
+            answer = self._receive()
+            if "forked" in answer:
+                return answer["forked"]
+            self._exits.append(Exit(answer["exited"], answer["code"]))
+
+    def exits(self) -> list[Exit]:
+        """Workers that have ended since the last call; never blocks."""
+        while _readable(self.channel, 0.0):
+            answer = self._receive()
+            self._exits.append(Exit(answer["exited"], answer["code"]))
+        ended, self._exits = self._exits, []
+        return ended
+
+    def _receive(self) -> dict[str, int]:
+        data = self.channel.recv(_MESSAGE_BYTES)
+        if not data:
+            raise RuntimeError(f"the warm server (pid {self.pid}) is gone")
+        answer: dict[str, int] = json.loads(data)
+        return answer
+
+    def close(self) -> None:
+        """Ends the server, and with it every worker that still lives; safe twice."""
+        self.channel.close()
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+def native_threads() -> int:
+    """Threads of this process, those of C libraries included."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.exists() else 1
+
+
+def _serve(channel: socket.socket, work: Work) -> int:
+    os.setsid()  # a launcher's signals to its process group are the guardian's business
+    _die_with_parent()
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(name, signal.SIG_IGN)
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(channel, selectors.EVENT_READ)
+        waiting.register(wake_read, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in waiting.select()}
+            if wake_read in ready:
+                os.read(wake_read, 4096)
+                _send_exits(channel)
+            if channel in ready:
+                body, fds, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 2)
+                if not body:
+                    return 0
+                pid = _fork_worker(json.loads(body), fds, channel, work)
+                for fd in fds:
+                    os.close(fd)
+                channel.send(json.dumps({"forked": pid}).encode())
+
+
+def _send_exits(channel: socket.socket) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            channel.send(json.dumps({"exited": pid, "code": code}).encode())
+
+
+def _fork_worker(order: Order, fds: list[int], channel: socket.socket, work: Work) -> int:
+    pid = os.fork()
+    if pid == 0:
+        channel.close()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _die_with_parent()
+        _never_return(lambda: work(order, Page(fds[0]), fds[1]))
+    return pid
+
+
+def _never_return(body: Callable[[], int]) -> None:
+    """Runs a forked child's whole life: it must not unwind into its parent's frames."""
+    code = 1
+    try:
+        code = body()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _die_with_parent() -> None:
+    """Linux: the kernel kills this process when its parent dies, so that no orphan trains on."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _readable(channel: socket.socket, seconds: float) -> bool:
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(channel, selectors.EVENT_READ)
+        return bool(waiting.select(seconds))

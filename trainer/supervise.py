@@ -1,0 +1,253 @@
+"""The entry of a job: composes the configuration, becomes the guardian, and forks what trains.
+
+import everything -> compose -> fork the warm server -> open the store -> guard
+"""
+
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TextIO
+
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+from ..parallel import World, client_store, open_store, read_world
+from .build import check
+from .compose import run_hydra
+from .config import RunConfig
+from .errors import ConfigError, StoppedError
+from .identity import RunFolder, config_digest, run_folder
+from .recipe import MakeRecipe
+from .recovery.generation import Generations
+from .recovery.guardian import Guardian
+from .recovery.heartbeat import Page, Phase
+from .recovery.life import Life
+from .recovery.preload import preload
+from .recovery.signals import StopSignals
+from .recovery.verdict import EXIT_FAILED, EXIT_FINISHED, EXIT_WRONG, Cause, classify
+from .recovery.warm import Order, WarmServer
+from .telemetry.events import Events
+
+Fit = Callable[[RunConfig, MakeRecipe, Life], int]
+
+_STORE_SECONDS = 300.0
+_LAST_SECONDS = 5.0
+
+
+def supervise(fit: Fit, recipe: MakeRecipe, argv: Sequence[str] | None = None) -> None:
+    """Runs a job from the command line's overrides; the last statement of a script.
+
+    Under torchrun every rank calls it; alone it is rank 0 of 1. Blocks until the job is over, and
+    restarts, resumes and reports on the way.
+
+    Args:
+        fit: what trains, on each rank: `Trainer.fit`.
+        recipe: called with the configuration, in the process that trains.
+        argv: overrides such as `train.steps=50`, and Hydra's own flags; None reads sys.argv.
+
+    Raises:
+        SystemExit: with the job's exit code, unless it is 0.
+    """
+    code = run(fit, recipe, sys.argv[1:] if argv is None else argv)
+    if code != EXIT_FINISHED:
+        raise SystemExit(code)
+
+
+def run(fit: Fit, recipe: MakeRecipe, argv: Sequence[str]) -> int:
+    """As `supervise`, but answers the exit code."""
+    try:
+        world = read_world()
+    except ValueError as error:
+        return _refuse(error, sys.stderr)
+    errors = sys.stderr if world.rank == 0 else None
+
+    def job(config: RunConfig, number: int | None) -> int:
+        if number is None:
+            return _run_job(fit, recipe, config, world, "job")
+        # In a sweep each job is guarded from a fork, so that this process never opens a store or a
+        # thread and can fork the next.
+        return _in_child(lambda: _run_job(fit, recipe, config, world, f"job-{number}"))
+
+    try:
+        return run_hydra(argv, job, is_speaker=world.rank == 0)
+    except ValueError as error:
+        return _refuse(error, errors)
+
+
+def _run_job(fit: Fit, recipe: MakeRecipe, config: RunConfig, world: World, name: str) -> int:
+    errors = sys.stderr if world.rank == 0 else None
+    try:
+        check(config, world)
+    except ValueError as error:
+        return _refuse(error, errors)
+    if config.recovery.enabled:
+        return _guard(fit, recipe, config, world, name, errors)
+    return _in_place(fit, recipe, config, world, name, errors)
+
+
+def _guard(
+    fit: Fit, recipe: MakeRecipe, config: RunConfig, world: World, name: str, errors: TextIO | None
+) -> int:
+    """The life of a guardian."""
+
+    def work(order: Order, page: Page, report_fd: int) -> int:
+        faulthandler.enable()
+        faulthandler.register(signal.SIGUSR2, all_threads=True)
+        timeout = timedelta(seconds=_STORE_SECONDS)
+        store = client_store(str(order["host"]), int(order["port"]), timeout)
+        life = Life(
+            world=world,
+            generation=int(order["generation"]),
+            store=PrefixStore(str(order["prefix"]), store),
+            page=page,
+            started=float(order["started"]),
+            report_fd=report_fd,
+        )
+        return live(fit, recipe, config, life)
+
+    preload()
+    gc.freeze()  # what was imported is never garbage: forks need not look at it, nor copy it
+    try:
+        server = WarmServer.start(work)
+    except StoppedError as error:
+        _refuse(error, errors)
+        return EXIT_FAILED
+    try:
+        store = open_store(world, timeout=timedelta(seconds=_STORE_SECONDS))
+        prefix = f"keepstep/{world.attempt}/{name}"
+        generations = Generations(PrefixStore(prefix, store), world.rank, world.world_size)
+        generations.open()
+        order: Order = {"host": store.host, "port": store.port, "prefix": prefix}
+        code = _guarded(config, world, server, generations, order, errors)
+        generations.arrive("gone", 0)
+        if world.rank == 0 and not world.has_agent_store:
+            generations.wait_gone(_LAST_SECONDS)
+        return code
+    finally:
+        server.close()
+
+
+def _guarded(
+    config: RunConfig,
+    world: World,
+    server: WarmServer,
+    generations: Generations,
+    order: Order,
+    errors: TextIO | None,
+) -> int:
+    """The job between the meeting of the guardians and their parting."""
+    started, digests = generations.agree_on_start(time.time(), config_digest(config))
+    odd = [rank for rank, found in enumerate(digests) if found != digests[0]]
+    if odd:
+        generations.end(
+            EXIT_WRONG,
+            f"configuration: found {digests[odd[0]][:8]} on rank {odd[0]} and {digests[0][:8]} on "
+            "rank 0, needed the same on all ranks; start every rank with the same overrides",
+        )
+    folder = RunFolder(config)
+    guardian = Guardian(
+        config.recovery,
+        server,
+        generations,
+        {**order, "started": started},
+        Events(run_folder(config), rank=world.rank),
+        _say_to(sys.stdout if errors and config.telemetry.progress else None),
+    )
+    try:
+        if world.rank == 0 and not odd:
+            try:
+                folder.open()
+            except ConfigError as error:
+                generations.end(EXIT_WRONG, str(error))
+        code = guardian.run()
+        _, end = generations.look()
+        if end is not None and errors is not None:
+            errors.write(f"keepstep: {end.reason}\n")
+        return code
+    finally:
+        guardian.close()
+        if world.rank == 0:
+            folder.close()
+
+
+def live(fit: Fit, recipe: MakeRecipe, config: RunConfig, life: Life) -> int:
+    """The body of a worker: trains, and tells its guardian what went wrong; its exit code."""
+    life.beat(0, Phase.start)
+    try:
+        return fit(config, recipe, life)
+    except BaseException as error:
+        cause = classify(error)
+        words = str(error) if cause in (Cause.setting, Cause.stopped) else _one_line(error)
+        trace = traceback.format_exc()
+        life.tell("error", cause=str(cause), reason=words, trace=trace)
+        if life.report_fd is None and life.world.rank == 0:
+            plain = cause in (Cause.setting, Cause.stopped)
+            sys.stderr.write(f"keepstep: {words}\n" if plain else trace)
+        return EXIT_WRONG if cause == Cause.setting else EXIT_FAILED
+
+
+def _in_place(
+    fit: Fit, recipe: MakeRecipe, config: RunConfig, world: World, name: str, errors: TextIO | None
+) -> int:
+    """`recovery.enabled=false`: the worker's code in this process, without a guardian."""
+    page = Page.create()
+    page.reset()
+    store = open_store(world, timeout=timedelta(seconds=_STORE_SECONDS))
+    meeting = PrefixStore(f"keepstep/{world.attempt}/{name}", store)
+    generations = Generations(meeting, world.rank, world.world_size)
+    started, _ = generations.agree_on_start(time.time(), config_digest(config))
+    life = Life(world=world, generation=0, store=meeting, page=page, started=started)
+    folder = RunFolder(config)
+    try:
+        if world.rank == 0:
+            folder.open()
+        with StopSignals(page.request_stop):
+            return live(fit, recipe, config, life)
+    except ConfigError as error:
+        return _refuse(error, errors)
+    finally:
+        folder.close()
+        page.close()
+
+
+def _in_child(body: Callable[[], int]) -> int:
+    """Runs `body` in a fork and answers its exit code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = EXIT_FAILED
+        try:
+            code = body()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _one_line(error: BaseException) -> str:
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}"[:500]
+
+
+def _refuse(error: Exception, stream: TextIO | None) -> int:
+    if stream is not None:
+        stream.write(f"keepstep: {error}\n")
+    return EXIT_WRONG
+
+
+def _say_to(stream: TextIO | None) -> Callable[[str], None]:
+    def say(words: str) -> None:
+        if stream is not None:
+            stream.write(f"{words}\n")
+            stream.flush()
+
+    return say
