@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from keepstep.data import Source, TensorSource, TokenShards
+from keepstep.data import Source, Subset, TensorSource, TokenShards
 
 MAKERS: dict[str, Callable[[Path], Source]] = {
     "tokens": lambda folder: TokenShards.open(folder, sequence_length=16),
+    "subset": lambda folder: Subset(TokenShards.open(folder, sequence_length=16), 30),
     "tensors": lambda _: TensorSource({"x": torch.arange(60).reshape(20, 3), "y": torch.rand(20)}),
 }
 
@@ -58,3 +59,10 @@ def test_the_digest_follows_the_content(source: Source, prepared: Path) -> None:
         TensorSource({"x": torch.arange(60).reshape(3, 20)}).digest,
     }
     assert len(others | {source.digest}) == 5
+
+
+def test_a_subset_is_spread_evenly_and_never_larger_than_its_source() -> None:
+    source = TensorSource({"x": torch.arange(10)})
+    assert Subset(source, 4).read(np.arange(4))["x"].tolist() == [0, 2, 5, 7]
+    assert Subset(source, 99).read(np.arange(10))["x"].tolist() == list(range(10))
+    assert len(Subset(source, 99)) == 10
