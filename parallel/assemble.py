@@ -81,7 +81,6 @@ def _materialise(module: nn.Module, plan: Plan, device: torch.device, seed: int)
         for owner in module.modules():
             if rebuild := getattr(owner, "rebuild_buffers", None):
                 rebuild()
-    retie(module, plan)
     initialise(module, plan, seed=seed)
 
 

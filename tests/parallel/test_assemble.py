@@ -10,7 +10,8 @@ from support.world import run_world
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from keepstep.parallel import Normal, ParallelConfig, Plan
+from keepstep.parallel import Normal, ParallelConfig, Plan, initialise
+from keepstep.parallel.initialise import retie
 
 EVERYWHERE = Plan(initial=(("*", Normal(1.0)),))
 
@@ -69,12 +70,19 @@ def test_tied_weights_stay_one_tensor_and_get_both_gradients(
 def test_a_tie_that_only_the_plan_knows_is_made(tiny: SimpleNamespace) -> None:
     plan = Plan(initial=EVERYWHERE.initial, tied=(("b.weight", "a.weight"),))
 
-    def body(rank: int) -> list[str]:
-        module, _ = tiny.assembled(ParallelConfig(), build=Pair, plan=plan)
-        module(torch.ones(1, 4)).sum().backward()
-        return [name for name, _ in module.named_parameters()]
+    reference = Pair()
+    retie(reference, plan)
+    initialise(reference, plan, seed=tiny.seed)
+    reference(torch.ones(1, 4)).sum().backward()
 
-    assert run_world(2, body) == [["a.weight"]] * 2
+    def body(rank: int) -> dict[str, torch.Tensor]:
+        module, topology = tiny.assembled(ParallelConfig(), build=Pair, plan=plan)
+        (module(torch.ones(1, 4)).sum() / topology.data_count).backward()
+        return tiny.full(module, of_grads=True)
+
+    for grads in run_world(2, body):
+        assert list(grads) == ["a.weight"]
+        torch.testing.assert_close(grads["a.weight"], reference.a.weight.grad)
 
 
 def test_any_module_begins_with_its_constructors_values_on_every_layout(
