@@ -1,5 +1,6 @@
 """Only folders with a manifest are checkpoints; the rest is debris, and removed once it is old."""
 
+import os
 import shutil
 import time
 from datetime import timedelta
@@ -37,6 +38,15 @@ def test_debris_goes_once_it_is_old_and_nothing_else_does(kit, solo, tmp_path):
     assert not torn.exists()
     assert len(list(tmp_path.iterdir())) == 2
     assert [found.step for found in committed(place)] == [1]
+
+
+def test_a_save_that_still_writes_is_not_debris_though_it_began_long_ago(tmp_path):
+    folder = attempt(tmp_path, "step-000000002-0123abcd")
+    (folder / "rank-00001.safetensors").write_bytes(b"torn")
+    place, hour, now = LocalStore(tmp_path), timedelta(hours=1), time.time()
+    os.utime(folder / "rank-00001.safetensors", (now - 7200, now - 7200))
+    assert collect_debris(place, older_than=hour, now=now) == []
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_old_debris_is_removed_by_the_next_save(kit, solo, tmp_path, monkeypatch):
