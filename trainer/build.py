@@ -1,6 +1,7 @@
 """Config -> live objects: the only file that knows every room. It trains nothing."""
 
-import time
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -44,7 +45,6 @@ class Job:
     batch_samples: int
     eval_source: Source | None
     checkpoints: Checkpoints
-    build_seconds: float
 
 
 def check(config: RunConfig, world: World) -> Degrees:
@@ -82,23 +82,18 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
     Raises:
         ValueError: settings, data and model that do not fit one another.
     """
-    begun = time.monotonic()
-    degrees = check(config, life.world)
-    device = pick_device(
-        config.parallel.device,
-        life.world.local_rank,
-        local_world_size=life.world.local_world_size,
-    )
-    life.beat(0, Phase.prepare)
-    recipe = make_recipe(config)
+    world = life.world
+    with _settings_at_fault():
+        degrees, policy = check(config, world), Policy.of(config.precision)
+        kind, on_node = config.parallel.device, world.local_world_size
+        device = pick_device(kind, world.local_rank, local_world_size=on_node)
+        policy.apply(device)
+    recipe = _recipe(config, make_recipe, life)
     samples, eval_samples = _source(recipe.samples), _eval_source(recipe, config)
     life.beat(0, Phase.start)
     deadline = timedelta(seconds=config.parallel.timeout_seconds)
-    world = life.world
     join(life.meeting_store(), world.rank, world.world_size, device=device, timeout=deadline)
     topology = Topology.create(degrees, device.type, timeout=deadline)
-    policy = Policy.of(config.precision)
-    policy.apply(device)
     plan = recipe.plan or Plan()
     module = assemble(
         recipe.model,
@@ -109,7 +104,8 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
         seed=config.train.seed,
         reshard_after_forward=config.parallel.reshard_after_forward,
     )
-    order, loader, batch_samples = _loader(config, recipe, samples, topology)
+    with _settings_at_fault():
+        order, loader, size = _loader(config, recipe, samples, topology)
     return Job(
         config=config,
         recipe=recipe,
@@ -120,15 +116,37 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
         optimizer=_optimizer(config, recipe, module),
         order=order,
         loader=loader,
-        batch_samples=batch_samples,
+        batch_samples=size,
         eval_source=eval_samples,
         checkpoints=Checkpoints(
             LocalStore(checkpoint_folder(config)),
             Exchange(topology.control),
             keep=config.checkpoint.keep,
         ),
-        build_seconds=time.monotonic() - begun,
     )
+
+
+def _recipe(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Recipe:
+    """The user's part. The first rank of each node goes first, so that what is prepared or fetched
+    is made once, by the rank that speaks, and found by the others."""
+    life.beat(0, Phase.prepare)
+    if life.world.local_rank > 0:
+        life.wait_for_node()
+    recipe = make_recipe(config)
+    if life.world.local_rank == 0:
+        life.release_node()
+    return recipe
+
+
+@contextlib.contextmanager
+def _settings_at_fault() -> Iterator[None]:
+    """What the rooms refuse here was set by the user: one sentence, no traceback."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def batch_samples(config: RunConfig, recipe: Recipe) -> int:

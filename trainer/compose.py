@@ -55,20 +55,28 @@ def run_hydra(argv: Sequence[str], job: Job, *, is_speaker: bool = True) -> int:
     register_schemas()
     set_variable("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing and exiting
     codes: list[int] = []
+    errors: list[ValueError] = []
 
     def task(composed: Any) -> None:
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-        codes.append(job(_to_config(composed), len(codes) if sweeps else None))
+        try:
+            codes.append(job(_to_config(composed), len(codes) if sweeps else None))
+        except ValueError as error:  # kept, since Hydra adds lines of its own to what passes it
+            errors.append(error)
 
     main = hydra.main(version_base="1.3", config_path="pkg://keepstep.configs", config_name="run")
     with _plain_errors(), _arguments(argv), _quiet(not is_speaker and _asks_hydra(argv)):
         main(task)()
+    if errors:
+        raise errors[0]
     return max(codes, default=0)
 
 
 def _to_config(composed: Any) -> RunConfig:
     try:
         config = OmegaConf.to_object(composed)
+    except AttributeError as error:  # a key that was added with +
+        raise ConfigError(_unknown_key(str(error.name))) from error
     except ValueError as error:  # a __post_init__ spoke; its sentence is the cause of OmegaConf's
         raise ConfigError(_sentence(error)) from error
     assert isinstance(config, RunConfig)
@@ -113,26 +121,31 @@ def _sentence(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and key:
-        return f"{key}: found no such key, needed one of configs/run.yaml; {_nearest(key, _keys())}"
+        return _unknown_key(key)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     if isinstance(cause, OmegaConfBaseException) and key:
         return f"{key}: {lines[0]}; see the comments in configs/run.yaml"
     missing = re.search(r"Could not find '([^']+)/([^'/]+)'", str(error))
     if missing:
         group, found = missing.groups()
-        options = [line for line in lines if re.fullmatch(r"[\w.-]+", line)]
-        needed = ", ".join(options)
-        return f"{group}: found {found!r}, needed one of {needed}; {_nearest(found, options)}"
+        words = [line for line in lines if re.fullmatch(r"[\w.-]+", line)]
+        options = [word for word in words if not word.endswith("_schema")]
+        advice = _nearest(found, options) or f"set {group}={options[0]}"
+        return f"{group}: found {found!r}, needed one of {', '.join(options)}; {advice}"
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if unknown:
-        key = unknown.group(1)
-        return f"{key}: found no such key, needed one of configs/run.yaml; {_nearest(key, _keys())}"
+        return _unknown_key(unknown.group(1))
     return " ".join(lines)
 
 
-def _nearest(found: str, known: Sequence[str]) -> str:
+def _unknown_key(key: str) -> str:
+    advice = _nearest(key, _keys()) or "keepstep train --cfg job shows them all"
+    return f"{key}: found no such key, needed one of configs/run.yaml; {advice}"
+
+
+def _nearest(found: str, known: Sequence[str]) -> str | None:
     close = difflib.get_close_matches(found, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else "see the comments there"
+    return f"did you mean {close[0]}?" if close else None
 
 
 def _keys() -> list[str]:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ..data import Source, evaluation_batches
-from ..parallel import Role, Topology, sum_
+from ..parallel import Role, Topology, reshard, sum_
 from .recipe import Recipe
 
 
@@ -32,5 +32,6 @@ def evaluate(
             sums[0] += recipe.loss(module, held).double()
             sums[1] += recipe.targets(held)
     module.train()
+    reshard(module)
     sum_(sums, topology.group(Role.DATA))
     return float(sums[0] / sums[1].clamp(min=1))

@@ -105,7 +105,10 @@ class RunFolder:
 
     def _check(self) -> None:
         path = self.path / CONFIG_FILE
-        if not path.exists():
+        has_begun = (self.path / "metrics.jsonl").exists() or checkpoint_folder(
+            self.config
+        ).exists()
+        if not path.exists() or not has_begun:
             return
         container: Any = OmegaConf.to_container(OmegaConf.load(path))
         saved = flatten(container)

@@ -169,8 +169,8 @@ class Trainer:
             self.reporter.event("skip", step, reason="loss or gradient norm is not finite")
             if self.progress.skips_in_row > config.max_skips:
                 raise StoppedError(
-                    f"train.max_skips: found {self.progress.skips_in_row} steps in a row, up to step "
-                    f"{step}, whose loss or gradient norm is not finite, needed at most "
+                    f"train.max_skips: found {self.progress.skips_in_row} steps in a row, up to "
+                    f"step {step}, whose loss or gradient norm is not finite, needed at most "
                     f"{config.max_skips}; lower optim.lr or look at the data, then start again: "
                     "the newest checkpoint is taken"
                 )

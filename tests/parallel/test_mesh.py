@@ -119,7 +119,7 @@ def test_every_group_gives_a_late_rank_up_at_the_deadline() -> None:
     def body(rank: int) -> list[float]:
         topology = Topology.create(Degrees(2, 2), "cpu", timeout=timedelta(seconds=0.2))
         if rank:
-            time.sleep(2.0)
+            time.sleep(3.0)
             return []
         mesh = topology.param_mesh
         waited = []
@@ -132,4 +132,4 @@ def test_every_group_gives_a_late_rank_up_at_the_deadline() -> None:
 
     waited = run_world(4, body)[0]
     assert len(waited) == 3
-    assert all(0.1 < seconds < 0.6 for seconds in waited)
+    assert all(0.1 < seconds < 1.2 for seconds in waited)

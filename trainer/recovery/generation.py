@@ -5,7 +5,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 
-from torch.distributed import Store
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ what it tells its guardian. It knows nothing of training."""
 import json
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
@@ -40,6 +41,18 @@ class Life:
     def stop_requested(self) -> bool:
         """Whether this rank's guardian has been asked to end the run early."""
         return self.page.stop_requested()
+
+    def wait_for_node(self) -> None:
+        """Waits for `release_node` of this node's first rank, a day at most."""
+        self.store.wait([self._node_key()], timedelta(days=1))
+
+    def release_node(self) -> None:
+        """Lets the other ranks of this node go on."""
+        self.store.set(self._node_key(), "1")
+
+    def _node_key(self) -> str:
+        node = self.world.rank // self.world.local_world_size
+        return f"released/{self.generation}/{node}"
 
     def tell(self, kind: str, **fields: object) -> None:
         """Sends one message to the guardian; messages under 4 KiB arrive whole or not at all."""

@@ -89,7 +89,6 @@ class Reporter:
             return
         for damage in restored.damaged:
             self.say(f"damaged, passed over: {damage.path}/{damage.file}: {damage.reason}")
-            self.event("damage", step, **asdict(damage))
         damaged = [asdict(damage) for damage in restored.damaged]
         self.event("restore", step, path=restored.path, damaged=damaged)
         self.say(f"resumed at step {step} from {restored.path}")
