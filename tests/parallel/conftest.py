@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # FSDP2 imports it with the first module: most of a second in each forked rank
 import torch.distributed as dist
 from torch import Tensor, nn
 
