@@ -76,7 +76,7 @@ def _to_config(composed: Any) -> RunConfig:
     try:
         config = OmegaConf.to_object(composed)
     except AttributeError as error:  # a key that was added with +
-        raise ConfigError(_unknown_key(str(error.name))) from error
+        raise ConfigError(_unknown_key(str(error).split("'")[-2])) from error
     except ValueError as error:  # a __post_init__ spoke; its sentence is the cause of OmegaConf's
         raise ConfigError(_sentence(error)) from error
     assert isinstance(config, RunConfig)
