@@ -5,10 +5,12 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..config import RecoveryConfig
 from ..telemetry.events import Events
@@ -30,6 +32,7 @@ from .warm import WarmServer
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.01
+_LOOK_SECONDS = 0.05
 _MEET_SECONDS = 60.0
 # An error that follows from a peer's death arrives before that peer's own guardian has spoken; the
 # reporter of a consequence waits this long for the cause.
@@ -47,6 +50,8 @@ class Worker:
     error: dict[str, str] = field(default_factory=dict)
     has_stepped: bool = False
     buffer: bytes = b""
+    is_talking: bool = True
+    """Whether the report pipe is still open at the worker's end."""
 
 
 class Guardian:
@@ -130,7 +135,7 @@ class Guardian:
                         return worker.exit_code
                 elif (ended := self._how_it_ended(worker)) is not None:
                     self._pass_sentence(ended)
-                time.sleep(_POLL_SECONDS)
+                self._wait(worker)
         finally:
             self._kill(worker)
 
@@ -145,13 +150,23 @@ class Guardian:
     def _listen(self, worker: Worker) -> None:
         """Takes in what the worker said and whether it ended."""
         with contextlib.suppress(BlockingIOError):
-            worker.buffer += os.read(worker.report_fd, 65536)
+            said = os.read(worker.report_fd, 65536)
+            worker.is_talking = bool(said)
+            worker.buffer += said
         *lines, worker.buffer = worker.buffer.split(b"\n")
         for line in lines:
             self._hear(worker, json.loads(line))
         for exited in self.server.exits():
             if exited.pid == worker.pid:
                 worker.exit_code = exited.code
+
+    def _wait(self, worker: Worker) -> None:
+        """Sleeps until the worker or the warm server says something, or it is time to look at the
+        store again: often enough to notice, seldom enough to leave the cores to the workers."""
+        speakers: list[Any] = [self.server.channel]
+        if worker.is_talking:
+            speakers.append(worker.report_fd)
+        select.select(speakers, [], [], _LOOK_SECONDS)
 
     def _hear(self, worker: Worker, message: dict[str, str]) -> None:
         if message["kind"] == "error":
