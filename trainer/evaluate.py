@@ -1,5 +1,7 @@
 """Evaluation: the mean loss over held-out samples, the same number on every layout."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -16,8 +18,10 @@ def evaluate(
     *,
     device: torch.device,
     microbatch_samples: int,
+    beat: Callable[[], None],
 ) -> float:
-    """Collective: mean loss over all valid targets of `source`, each sample once. Blocks."""
+    """Collective: mean loss over all valid targets of `source`, each sample once. Blocks; calls
+    `beat` before each batch, since an evaluation may take longer than a hang is allowed to."""
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     batches = evaluation_batches(
         source,
@@ -28,6 +32,7 @@ def evaluate(
     module.eval()
     with torch.no_grad():
         for batch in batches:
+            beat()
             held = {name: tensor.to(device) for name, tensor in batch.items()}
             sums[0] += recipe.loss(module, held).double()
             sums[1] += recipe.targets(held)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoint import is_save_due
 from ..data import Cursor, Window
-from ..parallel import Role, leave, reshard, sum_
+from ..parallel import Role, leave, max_, reshard, sum_
 from .build import Job, build
 from .config import RunConfig
 from .errors import StoppedError
@@ -82,10 +82,10 @@ class Trainer:
         restored = resume(self.job, self.state, self.progress, self.life)
         self.parent = restored.path if restored else None
         self.reporter.begin(self.progress.step, restored)
-        if self.progress.step >= self.job.config.train.steps and self.reporter.is_finished:
+        if self._is_finished():
             self.reporter.say("this run is finished; its summary is unchanged")
             return EXIT_FINISHED
-        if restored is None:
+        if self.life.generation == 0:
             self.job.checkpoints.require_space(self.state)
         with self.job.loader.open(self.progress.samples) as windows:
             while self.progress.step < self.job.config.train.steps:
@@ -93,6 +93,11 @@ class Trainer:
                 if verdict.is_stop:
                     return self._preempt(verdict)
         return self._finish()
+
+    def _is_finished(self) -> bool:
+        """Collective: whether all is done and said; rank 0 knows, since only it writes."""
+        done = self.progress.step >= self.job.config.train.steps and self.reporter.is_finished
+        return bool(max_(torch.tensor(int(done)), self.job.topology.group(Role.DATA)))
 
     def _step(self, windows: Iterator[Window]) -> Verdict:
         """One optimizer step and what is due after it."""
@@ -182,7 +187,6 @@ class Trainer:
     def _evaluate(self) -> None:
         if self.job.eval_source is None:
             return
-        self.life.beat(self.progress.step, Phase.evaluate)
         self.eval_loss = evaluate(
             self.job.module,
             self.job.eval_source,
@@ -190,6 +194,7 @@ class Trainer:
             self.job.topology,
             device=self.job.device,
             microbatch_samples=self.job.config.train.microbatch_samples,
+            beat=lambda: self.life.beat(self.progress.step, Phase.evaluate),
         )
         self.reporter.event("eval", self.progress.step, loss=self.eval_loss)
         self.reporter.say(f"step {self.progress.step}: eval loss {self.eval_loss:.4f}")

@@ -69,9 +69,13 @@ class Reporter:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run's folder holds a summary of all its steps."""
+        """Whether the run's folder holds a summary of all its steps; False but on rank 0."""
         path = self.folder / SUMMARY
-        return path.exists() and json.loads(path.read_text())["steps"] >= self.steps
+        return (
+            self.is_speaker
+            and path.exists()
+            and json.loads(path.read_text())["steps"] >= self.steps
+        )
 
     def say(self, words: str) -> None:
         """Something a person should see."""
