@@ -85,8 +85,10 @@ def _to_config(composed: Any) -> RunConfig:
 
 @contextlib.contextmanager
 def _arguments(argv: Sequence[str]) -> Iterator[None]:
-    """Hydra reads its arguments from sys.argv and nowhere else."""
-    before, sys.argv = sys.argv, ["keepstep", *argv]
+    """Hydra reads its arguments from sys.argv and nowhere else, and flags before overrides."""
+    flags = [word for word in argv if word in ("-m", "--multirun")]
+    rest = [word for word in argv if word not in flags]
+    before, sys.argv = sys.argv, ["keepstep", *flags, *rest]
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """What makes a run that run: the settings its numbers depend on, apart from where and on how many
 ranks it is trained. Owns the run's default name and its folder's configuration file."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,25 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def named(config: RunConfig, label: str) -> RunConfig:
+    """The configuration with a name for its run: by default the label and a digest of what decides
+    the run's numbers, so that the same command goes on and another one begins anew."""
+    name = config.run.name or f"{label}-{digest(identity(config))[:8]}"
+    return replace(config, run=replace(config.run, name=name))
+
+
+def text_label(config: RunConfig) -> str:
+    """The main job's part of its run's name: model and text."""
+    path = config.data.path
+    text = config.data.name if path is None else Path(path.rstrip("/*")).stem or "text"
+    return f"{config.model.name}-{text}"
+
+
 def run_folder(config: RunConfig) -> Path:
-    """Where the run lives. By default the name holds a digest of what decides it, so that the same
-    command goes on and another one begins anew."""
+    """Where the run lives."""
     if config.run.dir is not None:
         return Path(config.run.dir)
-    corpus = config.data.name if config.data.path is None else Path(config.data.path).stem or "data"
-    default = f"{config.model.name}-{corpus}-{digest(identity(config))[:8]}"
-    return Path("runs") / (config.run.name or default)
+    return Path("runs") / (config.run.name or "run")
 
 
 def checkpoint_folder(config: RunConfig) -> Path:

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TextIO
 
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
@@ -21,7 +22,7 @@ from .build import check
 from .compose import run_hydra
 from .config import RunConfig
 from .errors import ConfigError, StoppedError
-from .identity import RunFolder, config_digest, run_folder
+from .identity import RunFolder, config_digest, named, run_folder
 from .recipe import MakeRecipe
 from .recovery.generation import Generations
 from .recovery.guardian import Guardian
@@ -29,17 +30,31 @@ from .recovery.heartbeat import Page, Phase
 from .recovery.life import Life
 from .recovery.preload import preload
 from .recovery.signals import StopSignals
-from .recovery.verdict import EXIT_FAILED, EXIT_FINISHED, EXIT_WRONG, Cause, classify
+from .recovery.verdict import (
+    EXIT_FAILED,
+    EXIT_FINISHED,
+    EXIT_PREEMPTED,
+    EXIT_WRONG,
+    Cause,
+    classify,
+)
 from .recovery.warm import Order, WarmServer
 from .telemetry.events import Events
 
+Label = Callable[[RunConfig], str]
 Fit = Callable[[RunConfig, MakeRecipe, Life], int]
 
 _STORE_SECONDS = 300.0
 _LAST_SECONDS = 5.0
 
 
-def supervise(fit: Fit, recipe: MakeRecipe, argv: Sequence[str] | None = None) -> None:
+def supervise(
+    fit: Fit,
+    recipe: MakeRecipe,
+    argv: Sequence[str] | None = None,
+    *,
+    label: Label | None = None,
+) -> None:
     """Runs a job from the command line's overrides; the last statement of a script.
 
     Under torchrun every rank calls it; alone it is rank 0 of 1. Blocks until the job is over, and
@@ -49,29 +64,36 @@ def supervise(fit: Fit, recipe: MakeRecipe, argv: Sequence[str] | None = None) -
         fit: what trains, on each rank: `Trainer.fit`.
         recipe: called with the configuration, in the process that trains.
         argv: overrides such as `train.steps=50`, and Hydra's own flags; None reads sys.argv.
+        label: how a run is called that has no `run.name`; None takes the script's name.
 
     Raises:
         SystemExit: with the job's exit code, unless it is 0.
     """
-    code = run(fit, recipe, sys.argv[1:] if argv is None else argv)
+    code = run(fit, recipe, sys.argv[1:] if argv is None else argv, label=label)
     if code != EXIT_FINISHED:
         raise SystemExit(code)
 
 
-def run(fit: Fit, recipe: MakeRecipe, argv: Sequence[str]) -> int:
+def run(fit: Fit, recipe: MakeRecipe, argv: Sequence[str], *, label: Label | None = None) -> int:
     """As `supervise`, but answers the exit code."""
+    script = Path(sys.argv[0]).stem or "run"
     try:
         world = read_world()
     except ValueError as error:
         return _refuse(error, sys.stderr)
     errors = sys.stderr if world.rank == 0 else None
+    codes: list[int] = []
 
     def job(config: RunConfig, number: int | None) -> int:
+        config = named(config, label(config) if label else script)
         if number is None:
             return _run_job(fit, recipe, config, world, "job")
+        if EXIT_PREEMPTED in codes:
+            return EXIT_PREEMPTED
         # In a sweep each job is guarded from a fork, so that this process never opens a store or a
         # thread and can fork the next.
-        return _in_child(lambda: _run_job(fit, recipe, config, world, f"job-{number}"))
+        codes.append(_in_child(lambda: _run_job(fit, recipe, config, world, f"job-{number}")))
+        return codes[-1]
 
     try:
         return run_hydra(argv, job, is_speaker=world.rank == 0)
@@ -230,7 +252,8 @@ def _in_child(body: Callable[[], int]) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with StopSignals():  # the job's guardian acts on them, and this process waits for it
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import typer
 
+from ..identity import text_label
 from ..language_model import language_model
 from ..loop import Trainer
 from ..supervise import supervise
@@ -9,4 +10,4 @@ from ..supervise import supervise
 
 def train(context: typer.Context) -> None:
     """Trains the configured language model; returns when it is done."""
-    supervise(Trainer.fit, language_model, context.args)
+    supervise(Trainer.fit, language_model, context.args, label=text_label)
