@@ -20,7 +20,7 @@ ROOT_NAMES = {
     *("tests", "scripts", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"),
     *("CONTRIBUTING.md", "constraints.txt", "__init__.py", "py.typed"),
 }
-BUILT = {"build", "dist", "runs", "multirun", "keepstep.egg-info", "__pycache__"}
+BUILT = {"build", "dist", "runs", "keepstep.egg-info", "__pycache__"}
 FILE_LINES, FUNCTION_LINES, INIT_LINES, PARAMETERS, INIT_FILE_LINES = 450, 70, 40, 10, 40
 DRAWERS = {"utils", "util", "common", "core", "helpers", "helper", "misc"}
 

@@ -59,8 +59,12 @@ def run_hydra(argv: Sequence[str], job: Job, *, is_speaker: bool = True) -> int:
 
     def task(composed: Any) -> None:
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+        number = len(codes) + len(errors) if sweeps else None
+        if sweeps and is_speaker:
+            words = " ".join(HydraConfig.get().overrides.task)
+            sys.stdout.write(f"job {number}: {words}\n")
         try:
-            codes.append(job(_to_config(composed), len(codes) if sweeps else None))
+            codes.append(job(_to_config(composed), number))
         except ValueError as error:  # kept, since Hydra adds lines of its own to what passes it
             errors.append(error)
 
