@@ -27,11 +27,13 @@ def run_world(
     *arguments: Any,
     timeout_seconds: float = 60.0,
     expect_dead: tuple[int, ...] = (),
+    join: bool = True,
 ) -> list[Any]:
     """Calls `body(rank, *arguments)` on `size` forked gloo ranks and returns what each returned.
 
     Closures and any arguments work, since ranks are forks; results are pickled back. Ranks named
-    in `expect_dead` may be killed by their body: their result is None.
+    in `expect_dead` may be killed by their body: their result is None. With `join=False` the
+    bodies make the default process group themselves, or none.
 
     Raises:
         RankFailedError: with the first failed rank's traceback, or every rank's stacks after
@@ -40,7 +42,11 @@ def run_world(
     others = [thread.name for thread in threading.enumerate()][1:]
     assert not others, f"run_world forks, so no other thread may run here: {others}"
     with tempfile.TemporaryDirectory(prefix="keepstep-world-") as folder:
-        ranks = [_fork(rank, size, body, arguments, Path(folder)) for rank in range(size)]
+        store = Path(folder) / "store" if join else None
+        ranks = [
+            _fork(rank, size, lambda rank=rank: body(rank, *arguments), Path(folder), store)
+            for rank in range(size)
+        ]
         try:
             _wait(ranks, time.monotonic() + timeout_seconds, Path(folder))
         finally:
@@ -49,7 +55,7 @@ def run_world(
         return [_result(rank, Path(folder), rank in expect_dead) for rank in range(size)]
 
 
-def _fork(rank: int, size: int, body: Callable[..., Any], arguments: Any, folder: Path) -> int:
+def _fork(rank: int, size: int, body: Callable[[], Any], folder: Path, store: Path | None) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -58,16 +64,18 @@ def _fork(rank: int, size: int, body: Callable[..., Any], arguments: Any, folder
         stacks = open(folder / f"stacks-{rank}", "w")  # noqa: SIM115 - lives as long as the rank
         faulthandler.register(signal.SIGUSR1, file=stacks)
         torch.set_num_threads(1)
-        dist.init_process_group(
-            "gloo",
-            store=dist.FileStore(str(folder / "store"), size),
-            rank=rank,
-            world_size=size,
-            timeout=timedelta(seconds=30),
-        )
-        value = pickle.dumps(body(rank, *arguments))
+        if store is not None:
+            dist.init_process_group(
+                "gloo",
+                store=dist.FileStore(str(store), size),
+                rank=rank,
+                world_size=size,
+                timeout=timedelta(seconds=30),
+            )
+        value = pickle.dumps(body())
         (folder / f"result-{rank}").write_bytes(value)
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
         status = 0
     except BaseException:
         (folder / f"error-{rank}").write_text(traceback.format_exc())
