@@ -123,6 +123,8 @@ class CosineConfig(ScheduleConfig):
 class WSDConfig(ScheduleConfig):
     """Warm-up, stable, then linear decay over the last steps (arXiv 2404.06395)."""
 
+    min_ratio: float = 0.0
+    """Learning rate at the last step, as a part of the peak."""
     decay_fraction: float = 0.2
     """Part of `train.steps` that the decay takes, 0 to 1."""
 
@@ -263,10 +265,10 @@ class RunConfig:
 
     model: ModelConfig
     data: DataConfig
+    schedule: ScheduleConfig
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=CosineConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
