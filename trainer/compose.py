@@ -145,7 +145,14 @@ def _sentence(error: BaseException) -> str:
 
 
 def _unknown_key(key: str) -> str:
-    advice = _nearest(key, _keys()) or "keepstep train --cfg job shows them all"
+    keys = _keys()
+    if key in keys:  # it is one of another model or schedule than the chosen one
+        group = key.split(".")[0]
+        return (
+            f"{key}: found a key that the chosen {group} has not, needed one of that {group}; "
+            f"leave it out, or choose the {group} that has it"
+        )
+    advice = _nearest(key, keys) or "keepstep train --cfg job shows them all"
     return f"{key}: found no such key, needed one of configs/run.yaml; {advice}"
 
 
