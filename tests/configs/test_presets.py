@@ -1,0 +1,90 @@
+"""Every preset composes; every key stands in the files with its default and a comment."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import keepstep.configs
+from keepstep.trainer.compose import compose
+from keepstep.trainer.config import CosineConfig, LlamaConfig, RunConfig, WSDConfig
+from keepstep.trainer.models.llama import Llama
+
+FOLDER = Path(keepstep.configs.__file__).parent
+PRESETS = sorted(path.relative_to(FOLDER).with_suffix("") for path in FOLDER.glob("*/*.yaml"))
+# Where the keys of a group are written out: the file of its default choice, and what it lacks.
+SPELLED_OUT = {
+    "model": ("model/llama_tiny",),
+    "data": ("run", "data/shakespeare"),
+    "precision": ("precision/fp32",),
+    "optim": ("optim/adamw",),
+    "schedule": ("schedule/cosine", "schedule/wsd"),
+}
+LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?P<value>[^#]*)(?P<comment># \S.*)?$")
+
+
+def entries(file: str, section: str) -> Iterator[tuple[str, str | None]]:
+    """Each key of a section and its comment; run.yaml holds sections, the others are one."""
+    inside = file != "run"
+    for line in (FOLDER / f"{file}.yaml").read_text().splitlines():
+        found = LINE.match(line)
+        if found is None:
+            continue
+        if file == "run" and not found["indent"]:
+            inside = found["key"] == section
+        elif inside and found["key"] != "defaults":
+            yield found["key"], found["comment"]
+
+
+def fields(config: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(config)]
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=str)
+def test_every_preset_composes(preset: Path) -> None:
+    group, name = preset.parts
+    chosen = getattr(compose([f"{group}={name}"]), group)
+    assert getattr(chosen, "name", name) == name
+
+
+@pytest.mark.parametrize("section", fields(RunConfig))
+def test_every_key_stands_in_the_files_with_a_comment(section: str) -> None:
+    files = SPELLED_OUT.get(section, ("run",))
+    written = dict(entry for file in files for entry in entries(file, section))
+    config = compose(["schedule=wsd"] if section == "schedule" else [])
+    assert sorted(written) == sorted(fields(getattr(config, section)))
+    assert [key for key, comment in written.items() if comment is None] == []
+
+
+@pytest.mark.parametrize("section", sorted(set(fields(RunConfig)) - {"model", "data", "schedule"}))
+def test_a_default_in_the_files_is_the_default_of_its_class(section: str) -> None:
+    config = getattr(compose(), section)
+    assert config == type(config)()
+
+
+def test_defaults_of_sections_with_required_keys_are_those_of_their_class() -> None:
+    config = compose()
+    assert config.data == type(config.data)(name="shakespeare")
+    assert config.schedule == CosineConfig()
+    assert compose(["schedule=wsd"]).schedule == WSDConfig()
+    defaults = {f.name: f.default for f in dataclasses.fields(LlamaConfig)}
+    wanted = {k: v for k, v in defaults.items() if v is not dataclasses.MISSING}
+    assert len(wanted) >= 5
+    assert {name: getattr(config.model, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("preset", "billions"),
+    [("llama_125m", 0.1095), ("llama_1b", 1.236), ("llama_8b", 8.030), ("llama_70b", 70.554)],
+)
+def test_a_preset_has_the_parameters_of_its_name(preset: str, billions: float) -> None:
+    model = compose([f"model={preset}"]).model
+    assert isinstance(model, LlamaConfig)
+    with torch.device("meta"):
+        module = Llama(model, vocabulary_size=model.vocabulary_size, max_length=8)
+    count = sum(parameter.numel() for parameter in module.parameters())
+    assert count / 1e9 == pytest.approx(billions, rel=1e-3)
