@@ -12,6 +12,7 @@ from .process import (
     World,
     client_store,
     join,
+    keep_freed_memory,
     leave,
     open_store,
     pick_device,
@@ -24,6 +25,6 @@ __all__ = [
     "Degrees", "DeviceKind", "Exchange", "Initial", "Normal", "Ones", "ParallelConfig", "Plan",
     "Policy", "PrecisionConfig", "PrecisionName", "Role", "Topology", "TruncatedNormal", "World",
     "Zeros", "apply_shard", "assemble", "canonical_name", "client_store", "clip_", "gradient_norm",
-    "initialise", "join", "leave", "max_", "open_store", "pick_device", "read_world", "reshard",
-    "set_last_microbatch", "set_variable", "sum_",
+    "initialise", "join", "keep_freed_memory", "leave", "max_", "open_store", "pick_device",
+    "read_world", "reshard", "set_last_microbatch", "set_variable", "sum_",
 ]  # fmt: skip

@@ -19,7 +19,18 @@ from ..data import (
     fit_recipe,
     share_microbatches,
 )
-from ..parallel import Degrees, Exchange, Plan, Policy, Topology, World, assemble, join, pick_device
+from ..parallel import (
+    Degrees,
+    Exchange,
+    Plan,
+    Policy,
+    Topology,
+    World,
+    assemble,
+    join,
+    keep_freed_memory,
+    pick_device,
+)
 from .config import RunConfig
 from .errors import ConfigError
 from .identity import checkpoint_folder
@@ -88,6 +99,8 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
         kind, on_node = config.parallel.device, world.local_world_size
         device = pick_device(kind, world.local_rank, local_world_size=on_node)
         policy.apply(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     recipe = _recipe(config, make_recipe, life)
     samples, eval_samples = _source(recipe.samples), _eval_source(recipe, config)
     life.beat(0, Phase.start)

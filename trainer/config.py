@@ -140,11 +140,11 @@ class TrainConfig:
 
     steps: int = 300
     """Optimizer steps of the whole run."""
-    batch_tokens: int = 8192
+    batch_tokens: int = 4096
     """Tokens of one optimizer step over the whole world; must be whole samples."""
     batch_samples: int | None = None
     """Samples of one optimizer step over the whole world; where set, batch_tokens is not used."""
-    microbatch_samples: int = 16
+    microbatch_samples: int = 8
     """Samples of one micro-batch: the fixed unit of arithmetic, whatever the number of ranks."""
     seed: int = 0
     """Seed of initial values and dropout."""
