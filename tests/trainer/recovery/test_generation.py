@@ -1,0 +1,137 @@
+"""The generation protocol over a real TCPStore, among forked guardians that race."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from support.world import run_world
+from torch.distributed import PrefixStore, TCPStore
+
+from keepstep.trainer.recovery.generation import End, Failure, Generations
+
+
+def failure(rank: int, *, moment: float = 1.0) -> Failure:
+    return Failure(rank=rank, step=3, cause="killed", reason="killed by SIGKILL", time=moment)
+
+
+def among(size: int, body: Callable[[Generations], Any]) -> list[Any]:
+    """`body(generations)` on `size` forked ranks, begun together; rank 0 hosts the store."""
+
+    def guardian(rank: int) -> Any:
+        host = (
+            TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if not rank else None
+        )
+        port = torch.tensor(host.port if host else 0)
+        dist.broadcast(port, 0)
+        client = TCPStore("127.0.0.1", int(port), is_master=False, wait_for_workers=False)
+        generations = Generations(PrefixStore("job", client), rank, size)
+        generations.open()
+        dist.barrier()
+        answer = body(generations)
+        dist.barrier()
+        return answer
+
+    return run_world(size, guardian)
+
+
+def test_of_four_that_raise_a_generation_at_once_one_wins_each_time() -> None:
+    def body(generations: Generations) -> list[bool]:
+        won = []
+        for generation in range(10):
+            dist.barrier()
+            won.append(generations.raise_from(generation, failure(generations.rank)))
+        return won
+
+    for turn in zip(*among(4, body), strict=True):
+        assert sum(turn) == 1
+
+
+def test_a_raised_generation_is_seen_by_all_and_opening_again_keeps_it() -> None:
+    def body(generations: Generations) -> tuple[int, End | None]:
+        if generations.rank == 1:
+            generations.raise_from(0, failure(1))
+            generations.raise_from(1, failure(1))
+        dist.barrier()
+        generations.open()
+        return generations.look()
+
+    assert among(2, body) == [(2, None), (2, None)]
+
+
+def test_one_that_is_late_does_not_raise_a_generation_that_is_over() -> None:
+    def body(generations: Generations) -> tuple[bool, int]:
+        generations.raise_from(0, failure(0))
+        generations.raise_from(1, failure(0))
+        late = generations.raise_from(0, failure(0))
+        return late, generations.look()[0]
+
+    assert among(1, body) == [(False, 2)]
+
+
+def test_the_first_call_of_the_end_counts_for_all() -> None:
+    def body(generations: Generations) -> End | None:
+        generations.end(generations.rank + 1, f"said by {generations.rank}")
+        dist.barrier()
+        generations.end(75, "too late")
+        return generations.look()[1]
+
+    ends = among(4, body)
+    assert ends[0] is not None
+    assert ends[0] in [End(code=rank + 1, reason=f"said by {rank}") for rank in range(4)]
+    assert ends == [ends[0]] * 4
+
+
+def test_all_have_arrived_only_when_the_last_has() -> None:
+    def body(generations: Generations) -> list[bool]:
+        if generations.rank != 2:
+            generations.arrive("ready", 1)
+        dist.barrier()
+        early = generations.all_arrived("ready", 1)
+        dist.barrier()
+        generations.arrive("ready", 1)
+        dist.barrier()
+        return [early, generations.all_arrived("ready", 1), generations.all_arrived("ready", 2)]
+
+    assert among(3, body) == [[False, True, False]] * 3
+
+
+def test_the_start_is_the_same_for_all_and_names_every_configuration() -> None:
+    def body(generations: Generations) -> tuple[float, list[str]]:
+        return generations.agree_on_start(100.0 + generations.rank, f"config-{generations.rank}")
+
+    answers = among(3, body)
+    started, digests = answers[0]
+    assert started in (100.0, 101.0, 102.0)
+    assert digests == ["config-0", "config-1", "config-2"]
+    assert answers == [answers[0]] * 3
+
+
+def test_a_generation_failed_when_its_first_failure_was_noticed() -> None:
+    def body(generations: Generations) -> list[float | None]:
+        generations.raise_from(0, failure(generations.rank, moment=50.0 - generations.rank))
+        dist.barrier()
+        return [generations.failed_at(0), generations.failed_at(1)]
+
+    assert among(3, body) == [[48.0, None]] * 3
+
+
+def test_the_host_waits_for_the_others_to_leave_and_not_forever() -> None:
+    def body(generations: Generations) -> float:
+        begun = time.monotonic()
+        if generations.rank == 1:
+            time.sleep(0.2)
+        generations.arrive("gone", 0)
+        if generations.rank == 0:
+            generations.wait_gone(5.0)
+        return time.monotonic() - begun
+
+    assert 0.15 < among(2, body)[0] < 4.0
+
+    def alone(generations: Generations) -> float:
+        begun = time.monotonic()
+        generations.wait_gone(0.1)
+        return time.monotonic() - begun
+
+    assert 0.1 <= among(1, alone)[0] < 2.0

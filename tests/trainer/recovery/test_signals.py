@@ -1,0 +1,30 @@
+"""Signals that ask a run to end early."""
+
+import os
+import signal
+
+import pytest
+
+from keepstep.trainer.recovery.signals import StopSignals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_is_counted_and_named_and_ends_nothing(number: signal.Signals) -> None:
+    with StopSignals() as signals:
+        assert (signals.count, signals.name) == (0, "")
+        os.kill(os.getpid(), number)
+        assert (signals.count, signals.name) == (1, number.name)
+
+
+def test_what_is_to_be_done_is_called_once_a_signal() -> None:
+    called: list[int] = []
+    with StopSignals(lambda: called.append(1)):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert called == [1]
+
+
+def test_the_handlers_of_before_come_back() -> None:
+    before = [signal.getsignal(number) for number in StopSignals.signals]
+    with StopSignals():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert [signal.getsignal(number) for number in StopSignals.signals] == before
