@@ -57,10 +57,11 @@ class WarmServer:
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
         sys.stderr.flush()
+        guardian = os.getpid()
         pid = os.fork()
         if pid == 0:
             mine.close()
-            _never_return(lambda: _serve(theirs, work))
+            _never_return(lambda: _serve(theirs, work, guardian))
         theirs.close()
         server = cls(pid, mine)
         # Counted after the fork: the threads of numpy's OpenBLAS end themselves at a fork and are
@@ -75,9 +76,16 @@ class WarmServer:
         return server
 
     def fork(self, order: Order, page: Page, report_fd: int) -> int:
-        """Has a worker forked and returns its pid; `report_fd` is duplicated into it."""
+        """Has a worker forked and returns its pid; `report_fd` is duplicated into it.
+
+        Raises:
+            StoppedError: the server is gone, and its workers with it; `exits` raises it too.
+        """
         body = json.dumps(order).encode()
-        socket.send_fds(self.channel, [body], [page.fd, report_fd])
+        try:
+            socket.send_fds(self.channel, [body], [page.fd, report_fd])
+        except OSError as error:
+            raise self._gone() from error
         while True:
             answer = self._receive()
             if "forked" in answer:
@@ -93,11 +101,20 @@ class WarmServer:
         return ended
 
     def _receive(self) -> dict[str, int]:
-        data = self.channel.recv(_MESSAGE_BYTES)
+        try:
+            data = self.channel.recv(_MESSAGE_BYTES)
+        except OSError as error:
+            raise self._gone() from error
         if not data:
-            raise RuntimeError(f"the warm server (pid {self.pid}) is gone")
+            raise self._gone()
         answer: dict[str, int] = json.loads(data)
         return answer
+
+    def _gone(self) -> StoppedError:
+        return StoppedError(
+            f"the warm server: found its process {self.pid} gone, needed it to fork workers; start "
+            "the same command again: the newest checkpoint is taken"
+        )
 
     def close(self) -> None:
         """Ends the server, and with it every worker that still lives; safe twice."""
@@ -113,9 +130,9 @@ def native_threads() -> int:
     return len(list(tasks.iterdir())) if tasks.exists() else 1
 
 
-def _serve(channel: socket.socket, work: Work) -> int:
+def _serve(channel: socket.socket, work: Work, guardian: int) -> int:
     os.setsid()  # a launcher's signals to its process group are the guardian's business
-    _die_with_parent()
+    _die_with_parent(guardian)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -151,12 +168,13 @@ def _send_exits(channel: socket.socket) -> None:
 
 
 def _fork_worker(order: Order, fds: list[int], channel: socket.socket, work: Work) -> int:
+    server = os.getpid()
     pid = os.fork()
     if pid == 0:
+        _die_with_parent(server)
         channel.close()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _die_with_parent()
         _never_return(lambda: work(order, Page(fds[0]), fds[1]))
     return pid
 
@@ -169,15 +187,19 @@ def _never_return(body: Callable[[], int]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        # A reader of our output that is gone must not change the exit code, nor let us unwind.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         os._exit(code)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Linux: the kernel kills this process when its parent dies, so that no orphan trains on."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was told
+            os._exit(1)
 
 
 def _readable(channel: socket.socket, seconds: float) -> bool:
