@@ -1,0 +1,111 @@
+"""The optimizer: who decays, state that exists from the start, rates that keep their peaks."""
+
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from keepstep.trainer.config import OptimConfig
+from keepstep.trainer.optim import LearningRates, build_adamw, materialise_state
+
+
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(7, 4), nn.LayerNorm(4), nn.Linear(4, 3))
+
+
+def step(made: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    made(torch.arange(7)).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.5),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.5),
+    "plain sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+    "adamax": lambda parameters: torch.optim.Adamax(parameters, lr=0.1),
+    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.1, momentum=0.5),
+}
+
+
+@pytest.fixture(params=list(OPTIMIZERS))
+def make(request: pytest.FixtureRequest) -> Callable[..., torch.optim.Optimizer]:
+    return OPTIMIZERS[request.param]
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    made = module()
+    groups = build_adamw(OptimConfig(weight_decay=0.3), made).param_groups
+    names = {id(p): name for name, p in made.named_parameters()}
+    decayed = {g["weight_decay"]: sorted(names[id(p)] for p in g["params"]) for g in groups}
+    assert decayed == {0.3: ["0.weight", "2.weight"], 0.0: ["1.bias", "1.weight", "2.bias"]}
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    made = module()
+    made[0].weight.requires_grad_(False)
+    groups = build_adamw(OptimConfig(), made).param_groups
+    assert sum(len(group["params"]) for group in groups) == 4
+
+
+def test_a_module_of_vectors_alone_has_one_group() -> None:
+    groups = build_adamw(OptimConfig(), nn.LayerNorm(4)).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.0]
+
+
+def test_the_configuration_reaches_the_optimizer() -> None:
+    config = OptimConfig(lr=0.02, beta1=0.8, beta2=0.9, eps=1e-3)
+    group = build_adamw(config, module()).param_groups[0]
+    assert (group["lr"], group["betas"], group["eps"]) == (0.02, (0.8, 0.9), 1e-3)
+
+
+def test_state_exists_before_a_step_and_parameters_keep_their_bits(
+    make: Callable[..., torch.optim.Optimizer],
+) -> None:
+    made = module()
+    before = [parameter.detach().clone() for parameter in made.parameters()]
+    optimizer = make(made.parameters())
+    materialise_state(optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), before, strict=True))
+    assert all(parameter.grad is None for parameter in made.parameters())
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1]
+    values = [v for state in optimizer.state.values() for v in state.values()]
+    assert all(not bool(v.any()) for v in values if isinstance(v, Tensor))
+
+
+def test_training_from_made_state_equals_training_from_none(
+    make: Callable[..., torch.optim.Optimizer],
+) -> None:
+    ends = []
+    for is_made in (True, False):
+        made = module()
+        optimizer = make(made.parameters())
+        if is_made:
+            materialise_state(optimizer)
+        for _ in range(3):
+            step(made, optimizer)
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in made.parameters()]))
+    assert torch.equal(ends[0], ends[1])
+
+
+def test_made_state_has_the_names_that_a_step_leaves(
+    make: Callable[..., torch.optim.Optimizer],
+) -> None:
+    made = module()
+    optimizer = make(made.parameters())
+    materialise_state(optimizer)
+    before = [sorted(optimizer.state[parameter]) for parameter in made.parameters()]
+    step(made, optimizer)
+    assert [sorted(optimizer.state[parameter]) for parameter in made.parameters()] == before
+
+
+def test_rates_are_parts_of_peaks_that_are_read_once() -> None:
+    made = module()
+    groups = [{"params": [made[0].weight], "lr": 0.4}, {"params": [made[2].weight], "lr": 0.2}]
+    optimizer = torch.optim.SGD(groups)
+    rates = LearningRates(optimizer)
+    assert rates.set(0.5) == pytest.approx(0.2)
+    assert rates.set(0.25) == pytest.approx(0.1)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.05])
