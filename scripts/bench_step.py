@@ -1,5 +1,6 @@
 """Steps/s of keepstep's whole runtime (guardian, votes, heartbeats, metrics) against a hand-written
-torch loop, in turn, on 1 rank and on 2. Prints a table and writes JSON under scripts/results/.
+torch loop, in turn, on 1 rank and on 2; the loop also with the malloc settings of our workers.
+Prints a table and writes JSON under scripts/results/.
 
 A step's time is from the start of one step to the start of the next, as the loss function sees it,
 so everything that the runtime does between two steps counts.
@@ -8,6 +9,7 @@ so everything that the runtime does between two steps counts.
 import argparse
 import itertools
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -24,6 +26,14 @@ from keepstep.trainer.language_model import language_model
 
 RESULTS = Path(__file__).parent / "results"
 WARM_STEPS = 5
+PEERS = ("torch", "torch_same_malloc")
+# What keepstep's CPU workers set for themselves (parallel.keep_freed_memory), for the hand-written
+# loop: with it the ratio shows the cost of the runtime alone.
+SAME_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
 
 
 def timed(config: RunConfig) -> Recipe:
@@ -56,12 +66,13 @@ def timed(config: RunConfig) -> Recipe:
     )
 
 
-def torchrun(ranks: int, script: str, *arguments: str) -> str:
+def torchrun(ranks: int, script: str, *arguments: str, variables: dict[str, str]) -> str:
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *(f"--nproc-per-node={ranks}", script, *arguments),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{script} failed:\n{done.stdout}\n{done.stderr}")
     return done.stdout
@@ -69,53 +80,57 @@ def torchrun(ranks: int, script: str, *arguments: str) -> str:
 
 def ours(ranks: int, overrides: list[str]) -> list[float]:
     with tempfile.TemporaryDirectory(prefix="keepstep-bench-") as folder:
-        torchrun(ranks, __file__, "--job", f"run.dir={folder}/run", *overrides)
+        job = ("--job", f"run.dir={folder}/run", *overrides)
+        torchrun(ranks, __file__, *job, variables={})
         summary = json.loads(Path(folder, "run", "summary.json").read_text())
         return summary["seconds_of_steps"]
 
 
-def theirs(ranks: int, overrides: list[str]) -> list[float]:
+def theirs(ranks: int, overrides: list[str], variables: dict[str, str]) -> list[float]:
     info = open_prepared(prepare(DataConfig(name="shakespeare"), report=print))
     script = str(Path(__file__).parent / "hand_loop.py")
-    out = torchrun(ranks, script, str(info.folder), str(info.vocabulary_size), *overrides)
+    corpus = (str(info.folder), str(info.vocabulary_size))
+    out = torchrun(ranks, script, *corpus, *overrides, variables=variables)
     return json.loads(out.strip().splitlines()[-1])
 
 
-def compare(ranks: int, pairs: int, steps: int) -> dict[str, object]:
+def compare(ranks: int, turns: int, steps: int) -> dict[str, object]:
     overrides = [
         *(f"train.steps={steps}", "train.eval_every=0", "checkpoint.at_end=false"),
         *("checkpoint.every_steps=0", "telemetry.progress=false"),
     ]
-    rows = []
-    for pair in range(pairs):
-        sides = [("keepstep", ours), ("torch", theirs)]
-        row = {}
-        for name, run in sides if pair % 2 == 0 else reversed(sides):
-            row[name] = statistics.median(run(ranks, overrides)[WARM_STEPS:])
-        row["ratio"] = row["torch"] / row["keepstep"]
-        rows.append(row)
-        print(f"{ranks} rank(s), pair {pair + 1}: {row}", flush=True)
-    ratios = [row["ratio"] for row in rows]
-    return {
-        "ranks": ranks,
-        "ratio_median": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-        "pairs": rows,
+    sides = {
+        "keepstep": lambda: ours(ranks, overrides),
+        "torch": lambda: theirs(ranks, overrides, {}),
+        "torch_same_malloc": lambda: theirs(ranks, overrides, SAME_MALLOC),
     }
+    rows = []
+    for turn in range(turns):
+        order = list(sides) if turn % 2 == 0 else list(reversed(sides))
+        seconds = {name: statistics.median(sides[name]()[WARM_STEPS:]) for name in order}
+        rows.append({name: seconds[name] for name in sides})
+        print(f"{ranks} rank(s), turn {turn + 1}, seconds a step: {rows[-1]}", flush=True)
+    return {"ranks": ranks, "turns": rows, "ratios": {name: spread(rows, name) for name in PEERS}}
+
+
+def spread(rows: list[dict[str, float]], peer: str) -> dict[str, float]:
+    """Steps/s of keepstep / steps/s of a peer: median, least and greatest over the turns."""
+    ratios = [row[peer] / row["keepstep"] for row in rows]
+    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
-    tables = [compare(ranks, arguments.pairs, arguments.steps) for ranks in arguments.ranks]
+    tables = [compare(ranks, arguments.turns, arguments.steps) for ranks in arguments.ranks]
     print("\nsteps/s of keepstep / steps/s of a hand-written torch loop (medians of steps)")
     for table in tables:
-        spread = f"{table['ratio_min']:.3f} to {table['ratio_max']:.3f}"
-        print(f"  {table['ranks']} rank(s): {table['ratio_median']:.3f}   ({spread})")
+        for peer, ratio in table["ratios"].items():
+            shown = f"{ratio['median']:.3f}   ({ratio['min']:.3f} to {ratio['max']:.3f})"
+            print(f"  {table['ranks']} rank(s), {peer:<18} {shown}")
     RESULTS.mkdir(exist_ok=True)
     facts = {"torch": torch.__version__, "python": platform.python_version()}
     report = {"bench": "step", **facts, "steps": arguments.steps, "results": tables}
