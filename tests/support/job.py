@@ -95,7 +95,7 @@ class Job:
         Raises:
             JobFailedError: one still runs after `timeout` seconds.
         """
-        self.until(self._is_over, timeout, "the end of the job")
+        self.until(self.is_over, timeout, "the end of the job")
         return [self.codes[rank] for rank in range(len(self.guardians))]
 
     def until(self, holds: Any, timeout: float, what: str) -> None:
@@ -106,7 +106,8 @@ class Job:
                 raise JobFailedError(f"no {what} within {timeout} s\n{self._picture()}")
             time.sleep(0.005)
 
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether every guardian has ended; notes their exit codes."""
         for rank, pid in enumerate(self.guardians):
             if rank not in self.codes:
                 done, status = os.waitpid(pid, os.WNOHANG)
@@ -152,8 +153,8 @@ class Job:
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            self._is_over()
-        self._is_over()
+            self.is_over()
+        self.is_over()
         if self.agent is not None:
             os.kill(self.agent, signal.SIGKILL)
             os.waitpid(self.agent, 0)
@@ -164,7 +165,7 @@ class Job:
 
     def __exit__(self, *_: object) -> None:
         self.kill_tree()
-        self.until(self._is_over, 5.0, "end after a SIGKILL")
+        self.until(self.is_over, 5.0, "end after a SIGKILL")
 
     def _files(self, kind: str) -> list[Path]:
         return [self.outputs / f"{kind}-{rank}" for rank in range(len(self.guardians))]
