@@ -28,3 +28,15 @@ def test_the_handlers_of_before_come_back() -> None:
     with StopSignals():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert [signal.getsignal(number) for number in StopSignals.signals] == before
+
+
+def test_one_request_that_comes_by_two_ways_counts_once() -> None:
+    now = 0.0
+    with StopSignals(clock=lambda: now) as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        now = 0.5
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert (signals.count, signals.name) == (1, "SIGTERM")
+        now = 1.6
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (signals.count, signals.name) == (2, "SIGINT")
