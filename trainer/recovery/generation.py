@@ -65,11 +65,22 @@ class Generations:
         won: bool = self.store.add(f"raised/{generation}", 1) == 1
         return won
 
-    def failed_at(self, generation: int) -> float | None:
-        """Unix seconds of the first failure that ended `generation`; None where none was noted."""
+    def failures(self, generation: int) -> list[Failure]:
+        """What was noted of the end of `generation`, by rank; complete once all have met again."""
         keys = [f"failure/{generation}/{rank}" for rank in range(self.size)]
-        found = [json.loads(self.store.get(key)) for key in keys if self.store.check([key])]
-        return min((failure["time"] for failure in found), default=None)
+        return [Failure(**json.loads(self.store.get(k))) for k in keys if self.store.check([k])]
+
+    def note_late(self, generation: int, place: tuple[int, int], moment: float) -> None:
+        """Says that this rank's worker gives no sign of life since `moment` (unix seconds), and its
+        place then: (step, phase)."""
+        self.store.set(f"late/{generation}/{self.rank}", json.dumps([place, moment]))
+
+    def furthest_behind(self, generation: int) -> int:
+        """Of the ranks whose workers are late, the one the others wait for: the earliest place, and
+        of equal ones the earliest moment. Needs one `note_late` at least."""
+        keys = {rank: f"late/{generation}/{rank}" for rank in range(self.size)}
+        late = {r: json.loads(self.store.get(k)) for r, k in keys.items() if self.store.check([k])}
+        return min(late, key=late.__getitem__)
 
     def end(self, code: int, reason: str) -> None:
         """Calls the job's end; the first call counts."""
@@ -84,6 +95,11 @@ class Generations:
         names = [f"{key}/{generation}/{rank}" for rank in range(self.size)]
         found: bool = self.store.check(names)
         return found
+
+    def missing(self, key: str, generation: int) -> list[int]:
+        """The ranks whose guardians have not come to `key` in `generation`."""
+        names = {rank: f"{key}/{generation}/{rank}" for rank in range(self.size)}
+        return [rank for rank, name in names.items() if not self.store.check([name])]
 
     def wait_gone(self, seconds: float) -> None:
         """Waits, at most so long, until every guardian has left: the host of the store is last."""

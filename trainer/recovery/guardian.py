@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import RecoveryConfig
+from ..errors import StoppedError
 from ..telemetry.events import Events
 from .generation import Failure, Generations
 from .heartbeat import Page, Phase
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.01
 _LOOK_SECONDS = 0.05
 _MEET_SECONDS = 60.0
+# After a stop signal: a launcher that ends a job because a guardian died signals the others too.
+_HURRIED_MEET_SECONDS = 5.0
 # An error that follows from a peer's death arrives before that peer's own guardian has spoken; the
 # reporter of a consequence waits this long for the cause.
 _CAUSE_SECONDS = 2.0
@@ -78,16 +81,24 @@ class Guardian:
 
     def run(self) -> int:
         """Lives through generations until the job is over. Blocks; main thread only."""
-        with StopSignals() as signals:
-            generation = 0
-            while True:
-                code = self._meet(generation, signals)
-                if code is None:
-                    code = self._live(generation, signals)
-                if code is not None:
-                    return code
-                generation += 1
-                self.raised_at.append(time.monotonic())
+        try:
+            with StopSignals() as signals:
+                return self._run(signals)
+        except StoppedError as error:
+            self.generations.end(EXIT_FAILED, str(error))
+            return EXIT_FAILED
+
+    def _run(self, signals: StopSignals) -> int:
+        generation = 0
+        while True:
+            code = self._meet(generation, signals)
+            if code is None:
+                self._recall(generation - 1)
+                code = self._live(generation, signals)
+            if code is not None:
+                return code
+            generation += 1
+            self.raised_at.append(time.monotonic())
 
     def close(self) -> None:
         """Ends the warm server and any worker; safe twice."""
@@ -96,20 +107,45 @@ class Guardian:
 
     def _meet(self, generation: int, signals: StopSignals) -> int | None:
         """Waits until every guardian has no worker left of an earlier generation."""
-        time.sleep(backoff_seconds(self.raised_at, now=time.monotonic()))
-        self.generations.arrive("ready", generation)
-        deadline = time.monotonic() + _MEET_SECONDS
-        while not self.generations.all_arrived("ready", generation):
-            _, end = self.generations.look()
+        now = time.monotonic()
+        begin = now + backoff_seconds(self.raised_at, now=now)
+        seconds = _MEET_SECONDS
+        has_come = False
+        while True:
+            if not has_come and (signals.count or time.monotonic() >= begin):
+                self.generations.arrive("ready", generation)
+                has_come, begin = True, time.monotonic()
+            has_all = has_come and self.generations.all_arrived("ready", generation)
+            _, end = self.generations.look()  # after all came, so that nobody begins what is over
             if end is not None:
                 return end.code
-            if signals.count and generation > 0:
-                self.generations.end(EXIT_FAILED, f"{signals.name} during a recovery")
-            elif time.monotonic() > deadline:
-                found = f"generation {generation}: not every guardian came within"
-                self.generations.end(EXIT_FAILED, f"{found} {_MEET_SECONDS:.0f} s")
+            if has_all:
+                return None
+            if signals.count:
+                seconds = _HURRIED_MEET_SECONDS
+            if has_come and time.monotonic() > begin + seconds:
+                self._miss(generation, seconds)
             time.sleep(_POLL_SECONDS)
-        return None
+
+    def _miss(self, generation: int, seconds: float) -> None:
+        missing = self.generations.missing("ready", generation)
+        self.generations.end(
+            EXIT_FAILED,
+            f"generation {generation}: found no guardian of ranks {missing} for {seconds:.0f} s, "
+            "needed all of them; start the same command again: the newest checkpoint is taken",
+        )
+
+    def _recall(self, generation: int) -> None:
+        """Takes in how the workers of all ranks ended in a generation that is over."""
+        for failure in self.generations.failures(generation):
+            ended = Ended(
+                cause=Cause(failure.cause),
+                generation=generation,
+                step=failure.step,
+                has_stepped=True,
+                reason=failure.reason,
+            )
+            self.ended.append(ended)
 
     def _live(self, generation: int, signals: StopSignals) -> int | None:
         """One generation: None when the next one is to be begun, else the job's exit code."""
@@ -174,8 +210,8 @@ class Guardian:
         elif message["kind"] == "stepped":
             worker.has_stepped = True
             if worker.generation > 0 and self.events.rank == 0:
-                since = self.generations.failed_at(worker.generation - 1)
-                seconds = None if since is None else round(time.time() - since, 3)
+                failures = self.generations.failures(worker.generation - 1)
+                seconds = round(time.time() - min(failure.time for failure in failures), 3)
                 self.events.write(
                     "recovery",
                     step=int(message["step"]),
@@ -200,6 +236,8 @@ class Guardian:
         elif worker.exit_code is None:
             cause = Cause.hung
             reason = f"no heartbeat for {beat.age_seconds:.1f} s in phase {beat.phase.name}"
+            moment = time.time() - beat.age_seconds
+            self.generations.note_late(worker.generation, (beat.step, beat.phase), moment)
             self._dump_stacks(worker)
         return Ended(
             cause=cause,
@@ -212,7 +250,7 @@ class Guardian:
 
     def _pass_sentence(self, ended: Ended) -> None:
         """Decides what a worker's end means for the job, and tells the other guardians."""
-        if ended.cause == Cause.peer and self._cause_comes(ended.generation):
+        if self._is_consequence(ended) and self._cause_comes(ended.generation):
             return None
         self.events.write(
             "hang" if ended.cause == Cause.hung else "failure",
@@ -232,7 +270,6 @@ class Guardian:
         if recoveries_exceeded(self.raised_at, now=now, limit=self.config.max_recoveries):
             found = f"recovery.max_recoveries: {len(self.raised_at)} recoveries within an hour"
             return self.generations.end(EXIT_FAILED, f"{found}, the last for: {ended.reason}")
-        self.ended.append(ended)
         failure = Failure(
             rank=self.generations.rank,
             step=ended.step,
@@ -246,6 +283,12 @@ class Guardian:
             )
         return None
 
+    def _is_consequence(self, ended: Ended) -> bool:
+        """Whether another rank is at fault: all hang in a collective that one does not come to."""
+        if ended.cause == Cause.hung:
+            return self.generations.furthest_behind(ended.generation) != self.generations.rank
+        return ended.cause == Cause.peer
+
     def _cause_comes(self, generation: int) -> bool:
         deadline = time.monotonic() + _CAUSE_SECONDS
         while time.monotonic() < deadline:
@@ -256,7 +299,8 @@ class Guardian:
         return False
 
     def _dump_stacks(self, worker: Worker) -> None:
-        """Has the worker write all its Python stacks to standard error before it is killed."""
+        """Has the worker write all its Python stacks to standard error before it is killed; in the
+        meantime the guardians of other late workers say so too."""
         try:
             os.kill(worker.pid, signal.SIGUSR2)
             time.sleep(0.2)

@@ -18,15 +18,16 @@ _STOP_AT = _BEAT.size
 
 
 class Phase(IntEnum):
-    """What a worker is doing."""
+    """What a worker is doing; in the order in which it comes by them at one count of steps, so that
+    of two workers the one with less (step, phase) is behind."""
 
     start = 0
     prepare = 1
     restore = 2
-    data = 3
-    step = 4
-    save = 5
-    evaluate = 6
+    save = 3
+    evaluate = 4
+    data = 5
+    step = 6
     finish = 7
 
 

@@ -65,10 +65,15 @@ def classify(error: BaseException) -> Cause:
 
 def is_bug(ended: Ended, before: list[Ended]) -> bool:
     """Whether a worker's own error would come again: before the first step of the first life, or
-    the same error at the same step as in its last life."""
+    the same error at the same step as in the last life that an error ended, on whichever rank.
+
+    Args:
+        before: how the workers of all ranks ended in earlier generations, in their order.
+    """
     if ended.cause != Cause.error:
         return False
     if ended.generation == 0 and not ended.has_stepped:
         return True
     errors = [past for past in before if past.cause == Cause.error]
-    return bool(errors) and (errors[-1].step, errors[-1].reason) == (ended.step, ended.reason)
+    last = [past for past in errors if past.generation == errors[-1].generation]
+    return any((past.step, past.reason) == (ended.step, ended.reason) for past in last)

@@ -108,13 +108,38 @@ def test_the_start_is_the_same_for_all_and_names_every_configuration() -> None:
     assert answers == [answers[0]] * 3
 
 
-def test_a_generation_failed_when_its_first_failure_was_noticed() -> None:
-    def body(generations: Generations) -> list[float | None]:
-        generations.raise_from(0, failure(generations.rank, moment=50.0 - generations.rank))
+def test_all_that_was_noted_of_a_generations_end_is_found_by_all() -> None:
+    def body(generations: Generations) -> list[list[Failure]]:
+        if generations.rank != 1:
+            generations.raise_from(0, failure(generations.rank, moment=50.0))
         dist.barrier()
-        return [generations.failed_at(0), generations.failed_at(1)]
+        return [generations.failures(0), generations.failures(1)]
 
-    assert among(3, body) == [[48.0, None]] * 3
+    assert among(3, body) == [[[failure(0, moment=50.0), failure(2, moment=50.0)], []]] * 3
+
+
+def test_those_who_have_not_come_are_named() -> None:
+    def body(generations: Generations) -> list[int]:
+        if generations.rank % 2:
+            generations.arrive("ready", 3)
+        dist.barrier()
+        return generations.missing("ready", 3)
+
+    assert among(4, body) == [[0, 2]] * 4
+
+
+def test_of_the_late_the_one_the_others_wait_for_is_behind() -> None:
+    places = [((5, 6), 9.0), ((5, 5), 9.5), ((5, 6), 8.0), None]
+
+    def body(generations: Generations) -> list[int]:
+        place = places[generations.rank]
+        if place is not None:
+            generations.note_late(0, *place)
+            generations.note_late(1, (5, 6), place[1])
+        dist.barrier()
+        return [generations.furthest_behind(0), generations.furthest_behind(1)]
+
+    assert among(4, body) == [[1, 2]] * 4
 
 
 def test_the_host_waits_for_the_others_to_leave_and_not_forever() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support.job import Job, Ran, overrides, start_job, tiny
 
+from keepstep.parallel import leave
+
 SLOW = tiny(sleep_seconds=0.01)
 
 
@@ -149,48 +151,44 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_done_waits_for_the_others_until_they_are(
-    tmp_path: Path, undisturbed
+    tmp_path: Path, undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rank 0 has written the summary and ended when rank 1 dies: nothing is written over."""
-    ran = Ran(tmp_path / "run")
+    """Rank 0 has written the summary and ended when rank 1 dies: nothing is trained again."""
+    ran, mark = Ran(tmp_path / "run"), tmp_path / "died"
 
-    def dies_last(config):  # type: ignore[no-untyped-def]
-        def finish(module) -> dict[str, int]:  # type: ignore[no-untyped-def]
-            mark = tmp_path / "died"
-            if os.environ["RANK"] == "1" and not mark.exists():
-                while not (ran.folder / "summary.json").exists():
-                    time.sleep(0.005)
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return {}
+    def die_last() -> None:
+        if os.environ["RANK"] == "1" and not mark.exists():
+            while not ran.events("finish"):
+                time.sleep(0.005)
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        leave()
 
-        import dataclasses
-
-        return dataclasses.replace(tiny()(config), finish=finish)
-
-    with start_job(2, overrides(ran.folder), folder=tmp_path, recipe=dies_last) as job:
+    monkeypatch.setattr("keepstep.trainer.loop.leave", die_last)
+    with start_job(2, overrides(ran.folder), folder=tmp_path) as job:
         assert job.wait() == [0, 0], job.errors(0)
-    assert (tmp_path / "died").exists()
+    assert mark.exists()
     assert_equal(ran, undisturbed(2))
+    assert len(ran.events("finish")) == 1
 
 
-def test_descriptors_of_guardian_and_server_stay_flat_over_ten_recoveries(tmp_path: Path) -> None:
-    ran = Ran(tmp_path / "run")
+def test_descriptors_of_a_guardian_stay_flat_over_ten_recoveries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepstep.trainer.recovery.guardian.backoff_seconds", lambda *_, now: 0.0)
+    ran, counts = Ran(tmp_path / "run"), dict[int, int]()
     kills = ",".join(f"{{do:kill,rank:0,step:{step}}}" for step in range(3, 13))
-    counts: list[int] = []
     words = overrides(ran.folder, f"chaos.plan=[{kills}]", steps=14, save_every=1)
     with start_job(1, words, folder=tmp_path, recipe=SLOW) as job:
-        seen: set[int] = set()
 
         def over() -> bool:
-            worker = job.workers().get(0)
-            if worker is not None and worker not in seen:
-                seen.add(worker)
-                counts.append(len(os.listdir(f"/proc/{job.guardians[0]}/fd")))
+            for worker in job.workers().values():
+                now = len(os.listdir(f"/proc/{job.guardians[0]}/fd"))
+                counts[worker] = min(now, counts.get(worker, now))
             return job.is_over()
 
         job.until(over, 60.0, "end of ten recoveries")
         assert job.wait() == [0], job.errors(0)
     assert_recovered(ran, times=10)
     assert len(counts) >= 8
-    assert len(set(counts)) == 1, counts
+    assert len(set(counts.values())) == 1, counts

@@ -113,3 +113,9 @@ def test_a_kill_between_two_equal_errors_does_not_excuse_them() -> None:
 
 def test_an_error_that_has_moved_on_is_not_the_same() -> None:
     assert not is_bug(ended(generation=3), [ended(), ended(generation=2, step=9)])
+
+
+def test_an_error_that_ended_all_ranks_is_known_by_each_of_them() -> None:
+    before = [ended(reason="E: of rank 0"), ended(reason="E: of rank 1")]
+    assert is_bug(ended(generation=2, reason="E: of rank 0"), before)
+    assert is_bug(ended(generation=2, reason="E: of rank 1"), before)
