@@ -145,10 +145,11 @@ def _recipe(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Recipe:
     life.beat(0, Phase.prepare)
     if life.world.local_rank > 0:
         life.wait_for_node()
-    recipe = make_recipe(config)
-    if life.world.local_rank == 0:
-        life.release_node()
-    return recipe
+    try:
+        return make_recipe(config)
+    finally:  # after an error too: the others then meet it themselves and do not wait for ever
+        if life.world.local_rank == 0:
+            life.release_node()
 
 
 @contextlib.contextmanager
