@@ -3,6 +3,7 @@
 import everything -> compose -> fork the warm server -> open the store -> guard
 """
 
+import contextlib
 import faulthandler
 import gc
 import os
@@ -15,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
+import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from ..parallel import World, client_store, open_store, read_world
@@ -38,7 +40,7 @@ from .recovery.verdict import (
     Cause,
     classify,
 )
-from .recovery.warm import Order, WarmServer
+from .recovery.warm import Order, WarmServer, die_with_parent, never_return
 from .telemetry.events import Events
 
 Label = Callable[[RunConfig], str]
@@ -107,9 +109,17 @@ def _run_job(fit: Fit, recipe: MakeRecipe, config: RunConfig, world: World, name
         check(config, world)
     except ValueError as error:
         return _refuse(error, errors)
-    if config.recovery.enabled:
-        return _guard(fit, recipe, config, world, name, errors)
-    return _in_place(fit, recipe, config, world, name, errors)
+    begin = _guard if config.recovery.enabled else _in_place
+    try:
+        return begin(fit, recipe, config, world, name, errors)
+    except dist.DistError as error:
+        # said by every rank, since it may be rank 0 that is gone
+        sys.stderr.write(
+            f"keepstep: the store of the ranks: found it gone on rank {world.rank} "
+            f"({_one_line(error)}), needed it to agree; start the same command again: the newest "
+            "checkpoint is taken\n"
+        )
+        return EXIT_FAILED
 
 
 def _guard(
@@ -146,9 +156,7 @@ def _guard(
         generations.open()
         order: Order = {"host": store.host, "port": store.port, "prefix": prefix}
         code = _guarded(config, world, server, generations, order, errors)
-        generations.arrive("gone", 0)
-        if world.rank == 0 and not world.has_agent_store:
-            generations.wait_gone(_LAST_SECONDS)
+        _part(world, generations)
         return code
     finally:
         server.close()
@@ -163,15 +171,7 @@ def _guarded(
     errors: TextIO | None,
 ) -> int:
     """The job between the meeting of the guardians and their parting."""
-    started, digests = generations.agree_on_start(time.time(), config_digest(config))
-    odd = [rank for rank, found in enumerate(digests) if found != digests[0]]
-    if odd:
-        generations.end(
-            EXIT_WRONG,
-            f"configuration: found {digests[odd[0]][:8]} on rank {odd[0]} and {digests[0][:8]} on "
-            "rank 0, needed the same on all ranks; start every rank with the same overrides",
-        )
-    folder = RunFolder(config)
+    started, folder = _begin(config, generations)
     guardian = Guardian(
         config.recovery,
         server,
@@ -181,11 +181,6 @@ def _guarded(
         _say_to(sys.stdout if errors and config.telemetry.progress else None),
     )
     try:
-        if world.rank == 0 and not odd:
-            try:
-                folder.open()
-            except ConfigError as error:
-                generations.end(EXIT_WRONG, str(error))
         code = guardian.run()
         _, end = generations.look()
         if end is not None and errors is not None:
@@ -193,8 +188,35 @@ def _guarded(
         return code
     finally:
         guardian.close()
-        if world.rank == 0:
-            folder.close()
+        folder.close()
+
+
+def _begin(config: RunConfig, generations: Generations) -> tuple[float, RunFolder]:
+    """Collective: when the job began, and the run's folder, which rank 0 has opened. Calls the
+    job's end where it may not begin; blocks until all ranks have come."""
+    started, digests = generations.agree_on_start(time.time(), config_digest(config))
+    folder = RunFolder(config)
+    odd = [rank for rank, found in enumerate(digests) if found != digests[0]]
+    if odd:
+        generations.end(
+            EXIT_WRONG,
+            f"configuration: found {digests[odd[0]][:8]} on rank {odd[0]} and {digests[0][:8]} on "
+            "rank 0, needed the same on all ranks; start every rank with the same overrides",
+        )
+    elif generations.rank == 0:
+        try:
+            folder.open()
+        except ConfigError as error:
+            generations.end(EXIT_WRONG, str(error))
+    return started, folder
+
+
+def _part(world: World, generations: Generations) -> None:
+    """The last words between the ranks: the host of the store leaves last."""
+    with contextlib.suppress(dist.DistError):  # it did not wait for us, and nothing is left to say
+        generations.arrive("gone", 0)
+        if world.rank == 0 and not world.has_agent_store:
+            generations.wait_all("gone", 0, seconds=_LAST_SECONDS)
 
 
 def live(fit: Fit, recipe: MakeRecipe, config: RunConfig, life: Life) -> int:
@@ -207,7 +229,8 @@ def live(fit: Fit, recipe: MakeRecipe, config: RunConfig, life: Life) -> int:
         words = str(error) if cause in (Cause.setting, Cause.stopped) else _one_line(error)
         trace = traceback.format_exc()
         life.tell("error", cause=str(cause), reason=words, trace=trace)
-        if life.report_fd is None and life.world.rank == 0:
+        # without a guardian nobody else tells which rank's error was the cause
+        if life.report_fd is None and (life.world.rank == 0 or cause == Cause.error):
             plain = cause in (Cause.setting, Cause.stopped)
             sys.stderr.write(f"keepstep: {words}\n" if plain else trace)
         return EXIT_WRONG if cause == Cause.setting else EXIT_FAILED
@@ -222,17 +245,19 @@ def _in_place(
     store = open_store(world, timeout=timedelta(seconds=_STORE_SECONDS))
     meeting = PrefixStore(f"keepstep/{world.attempt}/{name}", store)
     generations = Generations(meeting, world.rank, world.world_size)
-    started, _ = generations.agree_on_start(time.time(), config_digest(config))
+    generations.open()
+    started, folder = _begin(config, generations)
+    generations.arrive("begun", 0)
+    generations.wait_all("begun", 0, seconds=_STORE_SECONDS)
+    _, end = generations.look()
     life = Life(world=world, generation=0, store=meeting, page=page, started=started)
-    folder = RunFolder(config)
     try:
-        if world.rank == 0:
-            folder.open()
+        if end is not None:
+            return _refuse(ConfigError(end.reason), errors)
         with StopSignals(page.request_stop):
             return live(fit, recipe, config, life)
-    except ConfigError as error:
-        return _refuse(error, errors)
     finally:
+        _part(world, generations)
         folder.close()
         page.close()
 
@@ -241,18 +266,16 @@ def _in_child(body: Callable[[], int]) -> int:
     """Runs `body` in a fork and answers its exit code."""
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid == 0:
-        code = EXIT_FAILED
-        try:
-            code = body()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    with StopSignals():  # the job's guardian acts on them, and this process waits for it
+        die_with_parent(parent)
+        never_return(body)
+
+    def pass_on() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+    with StopSignals(pass_on):  # launchers signal this process, and only the guardian can act
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

@@ -101,8 +101,8 @@ class Generations:
         names = {rank: f"{key}/{generation}/{rank}" for rank in range(self.size)}
         return [rank for rank, name in names.items() if not self.store.check([name])]
 
-    def wait_gone(self, seconds: float) -> None:
-        """Waits, at most so long, until every guardian has left: the host of the store is last."""
+    def wait_all(self, key: str, generation: int, *, seconds: float) -> None:
+        """Waits, at most so long, until every guardian has come to `key` in `generation`."""
         deadline = time.monotonic() + seconds
-        while not self.all_arrived("gone", 0) and time.monotonic() < deadline:
+        while not self.all_arrived(key, generation) and time.monotonic() < deadline:
             time.sleep(0.01)

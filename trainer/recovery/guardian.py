@@ -163,8 +163,7 @@ class Guardian:
                     stop_by = time.monotonic() + self.config.grace_seconds
                     self.page.request_stop()
                 if signals.count > 1 or (stop_by and time.monotonic() > stop_by):
-                    late = f"{signals.name}: not saved within the grace time"
-                    self.generations.end(EXIT_FAILED, late)
+                    self.generations.end(EXIT_FAILED, self._unsaved(signals))
                 elif worker.exit_code in (EXIT_FINISHED, EXIT_PREEMPTED):
                     self.generations.arrive("done", generation)
                     if self.generations.all_arrived("done", generation):
@@ -174,6 +173,14 @@ class Guardian:
                 self._wait(worker)
         finally:
             self._kill(worker)
+
+    def _unsaved(self, signals: StopSignals) -> str:
+        grace = f"found nothing saved within recovery.grace_seconds={self.config.grace_seconds:g}"
+        found = "found it a second time" if signals.count > 1 else grace
+        return (
+            f"{signals.name}: {found}, needed time to save; start the same command again: the "
+            "newest checkpoint is taken"
+        )
 
     def _start(self, generation: int) -> Worker:
         read_fd, write_fd = os.pipe()
@@ -268,8 +275,7 @@ class Guardian:
             reason = f"rank {self.generations.rank}, step {ended.step}: {ended.reason}"
             return self.generations.end(EXIT_FAILED, f"{reason}\n{ended.trace}".rstrip())
         if recoveries_exceeded(self.raised_at, now=now, limit=self.config.max_recoveries):
-            found = f"recovery.max_recoveries: {len(self.raised_at)} recoveries within an hour"
-            return self.generations.end(EXIT_FAILED, f"{found}, the last for: {ended.reason}")
+            return self.generations.end(EXIT_FAILED, self._too_many(ended))
         failure = Failure(
             rank=self.generations.rank,
             step=ended.step,
@@ -282,6 +288,14 @@ class Guardian:
                 f"rank {failure.rank} failed at step {ended.step} ({ended.reason}); recovering"
             )
         return None
+
+    def _too_many(self, ended: Ended) -> str:
+        limit = self.config.max_recoveries
+        return (
+            f"recovery.max_recoveries: found more than {limit} failures within an hour, needed at "
+            f"most {limit}; mend the cause of the last ({ended.reason} on rank "
+            f"{self.generations.rank}, step {ended.step}) and start the same command again"
+        )
 
     def _is_consequence(self, ended: Ended) -> bool:
         """Whether another rank is at fault: all hang in a collective that one does not come to."""

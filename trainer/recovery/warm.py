@@ -61,7 +61,7 @@ class WarmServer:
         pid = os.fork()
         if pid == 0:
             mine.close()
-            _never_return(lambda: _serve(theirs, work, guardian))
+            never_return(lambda: _serve(theirs, work, guardian))
         theirs.close()
         server = cls(pid, mine)
         # Counted after the fork: the threads of numpy's OpenBLAS end themselves at a fork and are
@@ -132,7 +132,7 @@ def native_threads() -> int:
 
 def _serve(channel: socket.socket, work: Work, guardian: int) -> int:
     os.setsid()  # a launcher's signals to its process group are the guardian's business
-    _die_with_parent(guardian)
+    die_with_parent(guardian)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -171,15 +171,15 @@ def _fork_worker(order: Order, fds: list[int], channel: socket.socket, work: Wor
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _die_with_parent(server)
+        die_with_parent(server)
         channel.close()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _never_return(lambda: work(order, Page(fds[0]), fds[1]))
+        never_return(lambda: work(order, Page(fds[0]), fds[1]))
     return pid
 
 
-def _never_return(body: Callable[[], int]) -> None:
+def never_return(body: Callable[[], int]) -> None:
     """Runs a forked child's whole life: it must not unwind into its parent's frames."""
     code = 1
     try:
@@ -194,7 +194,7 @@ def _never_return(body: Callable[[], int]) -> None:
         os._exit(code)
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Linux: the kernel kills this process when its parent dies, so that no orphan trains on."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
