@@ -149,14 +149,14 @@ def test_the_host_waits_for_the_others_to_leave_and_not_forever() -> None:
             time.sleep(0.2)
         generations.arrive("gone", 0)
         if generations.rank == 0:
-            generations.wait_gone(5.0)
+            generations.wait_all("gone", 0, seconds=5.0)
         return time.monotonic() - begun
 
     assert 0.15 < among(2, body)[0] < 4.0
 
     def alone(generations: Generations) -> float:
         begun = time.monotonic()
-        generations.wait_gone(0.1)
+        generations.wait_all("gone", 0, seconds=0.1)
         return time.monotonic() - begun
 
     assert 0.1 <= among(1, alone)[0] < 2.0
