@@ -34,7 +34,7 @@ from ..parallel import (
 from .config import RunConfig
 from .errors import ConfigError
 from .identity import checkpoint_folder
-from .optim import build_adamw, materialise_state
+from .optim import build_adamw
 from .recipe import MakeRecipe, Recipe
 from .recovery.heartbeat import Phase
 from .recovery.life import Life
@@ -200,11 +200,8 @@ def _loader(
 
 def _optimizer(config: RunConfig, recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
     if recipe.optimizer is not None:
-        optimizer = recipe.optimizer(p for p in module.parameters() if p.requires_grad)
-    else:
-        optimizer = build_adamw(config.optim, module)
-    materialise_state(optimizer)
-    return optimizer
+        return recipe.optimizer(p for p in module.parameters() if p.requires_grad)
+    return build_adamw(config.optim, module)
 
 
 def _source(samples: Source | dict[str, torch.Tensor]) -> Source:

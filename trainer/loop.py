@@ -18,7 +18,7 @@ from .errors import StoppedError
 from .evaluate import evaluate
 from .forward_backward import forward_backward
 from .identity import checkpoint_folder, config_digest, run_folder
-from .optim import LearningRates
+from .optim import LearningRates, forget_state, materialise_state
 from .recipe import MakeRecipe
 from .recovery.chaos import Chaos
 from .recovery.heartbeat import Phase
@@ -43,7 +43,7 @@ class Trainer:
         self.job = job
         self.life = life
         self.progress = Progress()
-        self.state = tensors(job.module, job.optimizer)
+        self.lazy = materialise_state(job.optimizer)
         self.rates = LearningRates(job.optimizer)
         self.updater = Updater(
             job.module, job.optimizer, job.topology, clip_norm=config.optim.clip_norm
@@ -79,20 +79,30 @@ class Trainer:
     def run(self) -> int:
         """Restores what there is, then trains; the exit code."""
         self.life.beat(0, Phase.restore)
-        restored = resume(self.job, self.state, self.progress, self.life)
+        state = self._state()
+        restored = resume(self.job, state, self.progress, self.life)
         self.parent = restored.path if restored else None
         self.reporter.begin(self.progress.step, restored)
         if self._is_finished():
             self.reporter.say("this run is finished; its summary is unchanged")
             return EXIT_FINISHED
         if self.life.generation == 0:
-            self.job.checkpoints.require_space(self.state)
+            self.job.checkpoints.require_space(state)
+        if restored is None:
+            forget_state(self.job.optimizer, self.lazy)
         with self.job.loader.open(self.progress.samples) as windows:
             while self.progress.step < self.job.config.train.steps:
                 verdict = self._step(windows)
                 if verdict.is_stop:
                     return self._preempt(verdict)
         return self._finish()
+
+    def _state(self) -> dict[str, Tensor]:
+        """The live tensors of the run. What the optimizer has not made yet, since no step was
+        applied or a parameter had no gradient, is made here."""
+        if any(parameter not in self.job.optimizer.state for parameter in self.lazy):
+            materialise_state(self.job.optimizer)
+        return tensors(self.job.module, self.job.optimizer)
 
     def _is_finished(self) -> bool:
         """Collective: whether all is done and said; rank 0 knows, since only it writes."""
@@ -210,7 +220,7 @@ class Trainer:
             parent=self.parent,
         )
         saved = self.job.checkpoints.save(
-            self.state,
+            self._state(),
             step=self.progress.step,
             topology={**self.job.topology.describe(), "world_size": self.life.world.world_size},
             progress={**self.progress.state_dict(), "data": cursor.state_dict()},
@@ -241,7 +251,7 @@ class Trainer:
         self.reporter.finish(
             self.progress,
             eval_loss=self.eval_loss,
-            state_digest=digest(self.state),
+            state_digest=digest(self._state()),
             parameters=sum(p.numel() for p in self.job.module.parameters()),
             extra=extra,
         )

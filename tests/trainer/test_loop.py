@@ -1,5 +1,6 @@
 """Whole runs: the same loss on every layout, stops that lose nothing, steps that are skipped."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -280,6 +281,45 @@ def test_an_optimizer_with_odd_state_goes_on_bit_for_bit(tmp_path: Path) -> None
     assert train(config, 2, recipe=odd) == [0, 0]
     assert train(table_config(tmp_path / "straight", "train.steps=8"), 2, recipe=odd) == [0, 0]
     assert losses(tmp_path / "run") == losses(tmp_path / "straight")
+    ends = [summary(tmp_path / name)["state_digest"] for name in ("run", "straight")]
+    assert ends[0] == ends[1]
+
+
+def ones() -> nn.Module:
+    module = nn.Linear(5, 1)
+    for parameter in module.parameters():
+        nn.init.ones_(parameter)
+    return module
+
+
+def nadam(config: RunConfig) -> Recipe:
+    """Its product of momenta starts at 1, where most optimizers' state starts at 0."""
+    by_nadam = {"optimizer": lambda parameters: torch.optim.NAdam(parameters, lr=0.02)}
+    return dataclasses.replace(table(config), model=ones, **by_nadam)
+
+
+def test_an_optimizer_begins_with_its_own_first_values(tmp_path: Path) -> None:
+    whole = ("train.batch_samples=48", "train.microbatch_samples=24", "train.steps=6")
+    flat = ("schedule.warmup_steps=0", "schedule.min_ratio=1")
+    assert train(table_config(tmp_path / "run", *whole, *flat), 2, recipe=nadam) == [0, 0]
+    recipe, module = nadam(compose()), ones()
+    optimizer = torch.optim.NAdam(module.parameters(), lr=0.02)
+    assert isinstance(recipe.samples, dict)
+    by_hand = []
+    for _ in range(6):
+        loss = recipe.loss(module, recipe.samples) / 48
+        by_hand.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert differs(losses(tmp_path / "run"), by_hand) < 1e-5
+
+
+def test_first_values_of_an_optimizer_are_restored_and_not_made_again(tmp_path: Path) -> None:
+    config = table_config(tmp_path / "run", "train.steps=8")
+    assert train(config, 2, recipe=nadam, stop_at=3) == [75, 75]
+    assert train(config, 2, recipe=nadam) == [0, 0]
+    assert train(table_config(tmp_path / "straight", "train.steps=8"), 2, recipe=nadam) == [0, 0]
     ends = [summary(tmp_path / name)["state_digest"] for name in ("run", "straight")]
     assert ends[0] == ends[1]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from keepstep.trainer.config import OptimConfig
-from keepstep.trainer.optim import LearningRates, build_adamw, materialise_state
+from keepstep.trainer.optim import LearningRates, build_adamw, forget_state, materialise_state
 
 
 def module() -> nn.Module:
@@ -75,19 +75,43 @@ def test_state_exists_before_a_step_and_parameters_keep_their_bits(
     assert all(not bool(v.any()) for v in values if isinstance(v, Tensor))
 
 
-def test_training_from_made_state_equals_training_from_none(
-    make: Callable[..., torch.optim.Optimizer],
-) -> None:
+FIRST_VALUES: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
+    "nadam": lambda parameters: torch.optim.NAdam(parameters, lr=0.1),
+    "asgd": lambda parameters: torch.optim.ASGD(parameters, lr=0.1),
+    "rprop": lambda parameters: torch.optim.Rprop(parameters, lr=0.1),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1, initial_accumulator_value=0.5),
+}
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *FIRST_VALUES])
+def test_training_after_state_was_made_and_forgotten_is_training_from_none(name: str) -> None:
     ends = []
     for is_made in (True, False):
         made = module()
-        optimizer = make(made.parameters())
+        optimizer = (OPTIMIZERS | FIRST_VALUES)[name](made.parameters())
         if is_made:
-            materialise_state(optimizer)
+            forget_state(optimizer, materialise_state(optimizer))
         for _ in range(3):
             step(made, optimizer)
         ends.append(torch.cat([parameter.detach().flatten() for parameter in made.parameters()]))
     assert torch.equal(ends[0], ends[1])
+
+
+def test_state_that_exists_keeps_its_values_when_the_rest_is_made() -> None:
+    made = module()
+    optimizer = OPTIMIZERS["adamw"](made.parameters())
+    made[2](torch.ones(4)).sum().backward()
+    optimizer.step()
+    kept = {id(p): optimizer.state[p]["exp_avg"].clone() for p in made[2].parameters()}
+    before = made[2].weight.detach().clone()
+    found = materialise_state(optimizer)
+    assert {id(p) for p in found} == {id(p) for p in (*made[0].parameters(), *made[1].parameters())}
+    assert all(
+        torch.equal(optimizer.state[p]["exp_avg"], kept[id(p)]) for p in made[2].parameters()
+    )
+    assert all(float(optimizer.state[p]["step"]) == 1 for p in made[2].parameters())
+    assert torch.equal(made[2].weight, before)
+    assert materialise_state(optimizer) == []
 
 
 def test_made_state_has_the_names_that_a_step_leaves(
