@@ -1,5 +1,6 @@
 """Resuming: one rule for where to begin, any layout from any other, damage passed over by name."""
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from support.training import Corpus, differs, events, lines, losses, refusals, s
 from keepstep.checkpoint import Found
 from keepstep.trainer import ConfigError
 from keepstep.trainer.compose import compose
+from keepstep.trainer.config import RunSection
 from keepstep.trainer.recovery.chaos import flip_byte
 from keepstep.trainer.resume import NEWEST, NOTHING, choose
 
@@ -24,8 +26,12 @@ def found(*steps: int, created: float = 0.0) -> list[Found]:
     ]
 
 
+PLAIN = compose()
+
+
 def choice(rule: str, there: list[Found]) -> str:
-    return choose(compose([f"run.resume={rule}", "run.dir=/run"]), there, started=STARTED)
+    config = dataclasses.replace(PLAIN, run=RunSection(resume=rule, dir="/run"))
+    return choose(config, there, started=STARTED)
 
 
 @pytest.mark.parametrize(
@@ -105,13 +111,20 @@ def test_a_checkpoint_of_any_layout_goes_on_on_any_other(
     assert same or writer != reader
 
 
-@pytest.mark.parametrize("file", ["rank-00000.safetensors", "rank-00001.safetensors", "manifest"])
-@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("rank-00000.safetensors", 0.0),
+        ("rank-00000.safetensors", 0.5),
+        ("rank-00001.safetensors", 1.0),
+        ("manifest.json", 0.5),
+    ],
+)
 def test_a_flipped_byte_of_the_newest_is_named_and_the_older_one_is_used(
     corpus: Corpus, writers: dict[int, Path], tmp_path: Path, file: str, part: float
 ) -> None:
     folder = left_at(writers[2], tmp_path / "run", 4, 8)
-    (path,) = (folder / "checkpoints").glob(f"step-000000008-*/{file}*")
+    (path,) = (folder / "checkpoints").glob(f"step-000000008-*/{file}")
     flip_byte(path, int(part * (path.stat().st_size - 1)))
     assert train(corpus.config(folder), 2) == [0, 0]
     (restore,) = events(folder, "restore")
