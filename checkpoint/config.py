@@ -24,20 +24,20 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         if self.path is not None and not self.path.strip():
             raise ValueError(
-                f"checkpoint.path is {self.path!r}, but must name a folder: "
-                "set a path, or null for `checkpoints` in run.dir."
+                f"checkpoint.path: found {self.path!r}, needed the name of a folder; set one, or "
+                "null for `checkpoints` in run.dir"
             )
         if self.every_steps < 0:
             raise ValueError(
-                f"checkpoint.every_steps is {self.every_steps}, but must be 0 or more steps: "
-                "set 0 to save at the end only."
+                f"checkpoint.every_steps: found {self.every_steps}, needed 0 or more steps; set 0 "
+                "to save at the end only"
             )
         if not (math.isfinite(self.every_seconds) and self.every_seconds >= 0):
             raise ValueError(
-                f"checkpoint.every_seconds is {self.every_seconds}, but must be 0 or more seconds: "
-                "set 0 to leave the clock out of it."
+                f"checkpoint.every_seconds: found {self.every_seconds}, needed 0 or more seconds; "
+                "set 0 to leave the clock out of it"
             )
         if self.keep < 1:
             raise ValueError(
-                f"checkpoint.keep is {self.keep}, but at least 1 must stay: set 1 or more."
+                f"checkpoint.keep: found {self.keep}, needed 1 or more; set how many are to stay"
             )

@@ -3,6 +3,7 @@
 Each object checks its own fields; what several must agree on is checked in trainer/build.py.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -89,7 +90,8 @@ class OptimConfig:
     """Largest L2 norm of the whole gradient; 0 means no clipping."""
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", self.lr, "more than 0", "set for example 3e-4")
+        holds = 0 < self.lr < math.inf
+        require(holds, "optim.lr", self.lr, "a finite number above 0", "set for example 3e-4")
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optim.{name}", value, "0 <= value < 1", "set for example 0.9")

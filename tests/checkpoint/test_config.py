@@ -8,11 +8,11 @@ from keepstep.checkpoint import CheckpointConfig
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"every_steps": -1}, r"checkpoint\.every_steps is -1, but must be 0 or more steps: set"),
-        ({"every_seconds": -1.0}, r"checkpoint\.every_seconds is -1\.0, but must be 0 or more"),
-        ({"every_seconds": float("nan")}, r"checkpoint\.every_seconds is nan"),
-        ({"keep": 0}, r"checkpoint\.keep is 0, but at least 1 must stay: set 1 or more"),
-        ({"path": " "}, r"checkpoint\.path is ' ', but must name a folder: set a path"),
+        ({"every_steps": -1}, r"checkpoint\.every_steps: found -1, needed 0 or more steps; set"),
+        ({"every_seconds": -1.0}, r"checkpoint\.every_seconds: found -1\.0, needed 0 or more"),
+        ({"every_seconds": float("nan")}, r"checkpoint\.every_seconds: found nan"),
+        ({"keep": 0}, r"checkpoint\.keep: found 0, needed 1 or more; set"),
+        ({"path": " "}, r"checkpoint\.path: found ' ', needed the name of a folder; set"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused(values, sentence):

@@ -76,7 +76,10 @@ def test_what_hydra_refuses_is_said_in_one_sentence(override: str, parts: tuple[
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("optim.lr=-1", "optim.lr: found -1.0, needed more than 0; set for example 3e-4"),
+        (
+            "optim.lr=-1",
+            "optim.lr: found -1.0, needed a finite number above 0; set for example 3e-4",
+        ),
         ("train.steps=0", "train.steps: found 0, needed 1 or more; set a positive number"),
         (
             "model.num_heads=3",
