@@ -19,12 +19,13 @@ from typing import TextIO
 import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
+from ..checkpoint import LocalStore, committed
 from ..parallel import World, client_store, open_store, read_world
 from .build import check
 from .compose import run_hydra
 from .config import RunConfig
 from .errors import ConfigError, StoppedError
-from .identity import RunFolder, config_digest, named, run_folder
+from .identity import RunFolder, checkpoint_folder, config_digest, named, run_folder
 from .recipe import MakeRecipe
 from .recovery.generation import Generations
 from .recovery.guardian import Guardian
@@ -184,7 +185,7 @@ def _guarded(
         code = guardian.run()
         _, end = generations.look()
         if end is not None and errors is not None:
-            errors.write(f"keepstep: {end.reason}\n")
+            errors.write(f"keepstep: {end.reason}\n{_kept(config, code)}")
         return code
     finally:
         guardian.close()
@@ -255,7 +256,10 @@ def _in_place(
         if end is not None:
             return _refuse(ConfigError(end.reason), errors)
         with StopSignals(page.request_stop):
-            return live(fit, recipe, config, life)
+            code = live(fit, recipe, config, life)
+        if errors is not None:
+            errors.write(_kept(config, code))
+        return code
     finally:
         _part(world, generations)
         folder.close()
@@ -277,6 +281,13 @@ def _in_child(body: Callable[[], int]) -> int:
 
     with StopSignals(pass_on):  # launchers signal this process, and only the guardian can act
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _kept(config: RunConfig, code: int) -> str:
+    """After a failure: where the newest checkpoint is, as a line; nothing where there is none."""
+    folder = checkpoint_folder(config)
+    found = committed(LocalStore(folder)) if code == EXIT_FAILED else []
+    return f"keepstep: the newest checkpoint is {folder / found[0].folder}\n" if found else ""
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -51,8 +52,10 @@ def checkpointed(folder: Path) -> list[int]:
 
 
 def sentence(job: Job) -> str:
-    """All that rank 0 said on standard error, which must be one line; other ranks said nothing."""
+    """What rank 0 said on standard error, which must be one line and where the newest checkpoint
+    is, if there is one; other ranks said nothing."""
     said = [job.errors(rank) for rank in range(len(job.guardians))]
+    said[0] = re.sub(r"keepstep: the newest checkpoint is .*/step-\S+\n", "", said[0])
     assert said[1:] == [""] * len(said[1:]), said
     assert said[0].count("\n") == 1, said[0]
     assert said[0].startswith("keepstep: ")
@@ -104,6 +107,19 @@ def test_more_recoveries_than_allowed_stop_with_the_reason(tmp_path: Path) -> No
     assert "recovery.max_recoveries: found more than 2 failures" in said
     assert "the last (killed by SIGKILL on rank 0, step 5)" in said
     assert len(ran.events("failure")) == 3
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_a_failed_job_says_last_where_its_newest_checkpoint_is(
+    enabled: str, tmp_path: Path
+) -> None:
+    ran, recipe = Ran(tmp_path / "run"), failing(KeyError("of the user"), lambda n: n == 21)
+    more = (f"recovery.enabled={enabled}", "recovery.max_recoveries=0")
+    with start_job(1, overrides(ran.folder, *more), folder=tmp_path, recipe=recipe) as job:
+        assert job.wait() == [1]
+        last = job.errors(0).splitlines()[-1]
+    assert last.startswith(f"keepstep: the newest checkpoint is {ran.folder}/checkpoints/step-")
+    assert Path(last.split(" is ")[1]).name.startswith("step-000000003-")
 
 
 @pytest.mark.parametrize("error", [ConfigError("a.key: wrong"), DataError("data.path: /none")])
