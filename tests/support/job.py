@@ -104,7 +104,7 @@ class Job:
         while not holds():
             if time.monotonic() > deadline:
                 raise JobFailedError(f"no {what} within {timeout} s\n{self._picture()}")
-            time.sleep(0.005)
+            time.sleep(0.01)
 
     def is_over(self) -> bool:
         """Whether every guardian has ended; notes their exit codes."""

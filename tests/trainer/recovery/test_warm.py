@@ -12,7 +12,15 @@ import pytest
 
 from keepstep.trainer import StoppedError
 from keepstep.trainer.recovery.heartbeat import Page, Phase
-from keepstep.trainer.recovery.warm import Exit, Order, WarmServer, Work
+from keepstep.trainer.recovery.warm import Exit, Order, WarmServer, Work, native_threads
+
+
+@pytest.fixture(autouse=True)
+def threads_of_earlier_tests_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenizers and others keep native threads in the test process for good."""
+    others = native_threads() - 1
+    count = "keepstep.trainer.recovery.warm.native_threads"
+    monkeypatch.setattr(count, lambda: native_threads() - others)
 
 
 def work(order: Order, page: Page, report_fd: int) -> int:
