@@ -45,6 +45,24 @@ def test_a_beat_grows_older_until_the_next_one() -> None:
     page.close()
 
 
+def test_a_beat_that_is_being_written_is_never_read_by_halves() -> None:
+    page = Page.create()
+    page.beat(1000, Phase.step)
+    pid = os.fork()
+    if pid == 0:
+        while not page.stop_requested():
+            page.beat(1000, Phase.step)
+        os._exit(0)
+    try:
+        beats = [page.read() for _ in range(100_000)]
+    finally:
+        page.request_stop()
+        os.waitpid(pid, 0)
+    assert {(beat.step, beat.phase) for beat in beats} == {(1000, Phase.step)}
+    assert max(beat.age_seconds for beat in beats) < 60
+    page.close()
+
+
 def test_a_stop_request_reaches_a_worker_that_was_forked_before_it() -> None:
     page = Page.create()
 
