@@ -176,8 +176,8 @@ class RecoveryConfig:
     enabled: bool = True
     """Whether a guardian process watches the training process; false trains in place."""
     max_recoveries: int = 20
-    """Recoveries within one hour after which the run stops; each one waits longer than the last
-    once they come in quick succession."""
+    """Recoveries within one hour after which the run stops; once several in a minute have not
+    finished a step, each one waits longer than the last."""
     hang_seconds: float = 600.0
     """Seconds without a heartbeat after which a worker counts as hung; 0 means never."""
     grace_seconds: float = 25.0

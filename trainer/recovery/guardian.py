@@ -1,22 +1,14 @@
-"""The guardian of one rank: starts its worker, watches it, agrees with the other guardians when a
-generation is over, and starts the next. It never touches an accelerator nor the training state."""
+"""The guardian of one rank: decides what its worker's end means, agrees with the other guardians
+when a generation is over, and begins the next. It never touches an accelerator nor the state."""
 
-import contextlib
-import json
-import logging
-import os
-import select
-import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from ..config import RecoveryConfig
 from ..errors import StoppedError
 from ..telemetry.events import Events
 from .generation import Failure, Generations
-from .heartbeat import Page, Phase
+from .heartbeat import Page
 from .ledger import backoff_seconds, recoveries_exceeded
 from .signals import StopSignals
 from .verdict import (
@@ -28,33 +20,16 @@ from .verdict import (
     Ended,
     is_bug,
 )
-from .warm import WarmServer
-
-log = logging.getLogger(__name__)
+from .warm import Order, WarmServer
+from .worker import Worker
 
 _POLL_SECONDS = 0.01
-_LOOK_SECONDS = 0.05
 _MEET_SECONDS = 60.0
 # After a stop signal: a launcher that ends a job because a guardian died signals the others too.
 _HURRIED_MEET_SECONDS = 5.0
 # An error that follows from a peer's death arrives before that peer's own guardian has spoken; the
 # reporter of a consequence waits this long for the cause.
 _CAUSE_SECONDS = 2.0
-
-
-@dataclass(slots=True)
-class Worker:
-    """One worker as its guardian sees it."""
-
-    pid: int
-    generation: int
-    report_fd: int
-    exit_code: int | None = None
-    error: dict[str, str] = field(default_factory=dict)
-    has_stepped: bool = False
-    buffer: bytes = b""
-    is_talking: bool = True
-    """Whether the report pipe is still open at the worker's end."""
 
 
 class Guardian:
@@ -65,7 +40,7 @@ class Guardian:
         config: RecoveryConfig,
         server: WarmServer,
         generations: Generations,
-        order: dict[str, int | str | float],
+        order: Order,
         events: Events,
         say: Callable[[str], None],
     ) -> None:
@@ -78,6 +53,7 @@ class Guardian:
         self.page = Page.create()
         self.ended: list[Ended] = []
         self.raised_at: list[float] = []
+        self.barren_at: list[float] = []
 
     def run(self) -> int:
         """Lives through generations until the job is over. Blocks; main thread only."""
@@ -108,7 +84,7 @@ class Guardian:
     def _meet(self, generation: int, signals: StopSignals) -> int | None:
         """Waits until every guardian has no worker left of an earlier generation."""
         now = time.monotonic()
-        begin = now + backoff_seconds(self.raised_at, now=now)
+        begin = now + backoff_seconds(self.barren_at, now=now)
         seconds = _MEET_SECONDS
         has_come = False
         while True:
@@ -149,11 +125,15 @@ class Guardian:
 
     def _live(self, generation: int, signals: StopSignals) -> int | None:
         """One generation: None when the next one is to be begun, else the job's exit code."""
-        worker = self._start(generation)
+        worker = Worker.start(self.server, self.page, {**self.order, "generation": generation})
+        is_noted = generation == 0 or self.events.rank > 0
         stop_by: float | None = None
         try:
             while True:
-                self._listen(worker)
+                worker.listen()
+                if worker.first_step is not None and not is_noted:
+                    self._note_recovery(worker)
+                    is_noted = True
                 number, end = self.generations.look()
                 if end is not None:
                     return end.code
@@ -170,9 +150,11 @@ class Guardian:
                         return worker.exit_code
                 elif (ended := self._how_it_ended(worker)) is not None:
                     self._pass_sentence(ended)
-                self._wait(worker)
+                worker.wait()
         finally:
-            self._kill(worker)
+            worker.kill()
+            if worker.first_step is None:
+                self.barren_at.append(time.monotonic())
 
     def _unsaved(self, signals: StopSignals) -> str:
         grace = f"found nothing saved within recovery.grace_seconds={self.config.grace_seconds:g}"
@@ -182,78 +164,26 @@ class Guardian:
             "newest checkpoint is taken"
         )
 
-    def _start(self, generation: int) -> Worker:
-        read_fd, write_fd = os.pipe()
-        os.set_blocking(read_fd, False)
-        self.page.reset()
-        pid = self.server.fork({**self.order, "generation": generation}, self.page, write_fd)
-        os.close(write_fd)
-        return Worker(pid=pid, generation=generation, report_fd=read_fd)
-
-    def _listen(self, worker: Worker) -> None:
-        """Takes in what the worker said and whether it ended."""
-        with contextlib.suppress(BlockingIOError):
-            said = os.read(worker.report_fd, 65536)
-            worker.is_talking = bool(said)
-            worker.buffer += said
-        *lines, worker.buffer = worker.buffer.split(b"\n")
-        for line in lines:
-            self._hear(worker, json.loads(line))
-        for exited in self.server.exits():
-            if exited.pid == worker.pid:
-                worker.exit_code = exited.code
-
-    def _wait(self, worker: Worker) -> None:
-        """Sleeps until the worker or the warm server says something, or it is time to look at the
-        store again: often enough to notice, seldom enough to leave the cores to the workers."""
-        speakers: list[Any] = [self.server.channel]
-        if worker.is_talking:
-            speakers.append(worker.report_fd)
-        select.select(speakers, [], [], _LOOK_SECONDS)
-
-    def _hear(self, worker: Worker, message: dict[str, str]) -> None:
-        if message["kind"] == "error":
-            worker.error = message
-        elif message["kind"] == "stepped":
-            worker.has_stepped = True
-            if worker.generation > 0 and self.events.rank == 0:
-                failures = self.generations.failures(worker.generation - 1)
-                seconds = round(time.time() - min(failure.time for failure in failures), 3)
-                self.events.write(
-                    "recovery",
-                    step=int(message["step"]),
-                    generation=worker.generation,
-                    seconds=seconds,
-                )
-                self.say(
-                    f"recovered: generation {worker.generation}, {seconds} s after the failure"
-                )
+    def _note_recovery(self, worker: Worker) -> None:
+        """Rank 0: the first step of a later generation is done."""
+        failures = self.generations.failures(worker.generation - 1)
+        seconds = round(time.time() - min(failure.time for failure in failures), 3)
+        self.events.write(
+            "recovery", step=worker.first_step, generation=worker.generation, seconds=seconds
+        )
+        self.say(f"recovered: generation {worker.generation}, {seconds} s after the failure")
 
     def _how_it_ended(self, worker: Worker) -> Ended | None:
         """None while the worker lives."""
-        beat = self.page.read()
-        seconds = self.config.hang_seconds
-        late = 0 < seconds < beat.age_seconds and beat.phase != Phase.prepare
-        if worker.exit_code is None and not late:
+        late = worker.late(self.config.hang_seconds)
+        if worker.exit_code is None and late is None:
             return None
-        self._listen(worker)
-        cause, reason = Cause.killed, _signal_name(worker.exit_code)
-        if worker.error:
-            cause, reason = Cause(worker.error["cause"]), worker.error["reason"]
-        elif worker.exit_code is None:
-            cause = Cause.hung
-            reason = f"no heartbeat for {beat.age_seconds:.1f} s in phase {beat.phase.name}"
-            moment = time.time() - beat.age_seconds
-            self.generations.note_late(worker.generation, (beat.step, beat.phase), moment)
-            self._dump_stacks(worker)
-        return Ended(
-            cause=cause,
-            generation=worker.generation,
-            step=beat.step,
-            has_stepped=worker.has_stepped,
-            reason=reason,
-            trace=worker.error.get("trace", ""),
-        )
+        ended = worker.ended(late)
+        if late is not None and ended.cause == Cause.hung:
+            moment = time.time() - late.age_seconds
+            self.generations.note_late(worker.generation, (late.step, late.phase), moment)
+            worker.dump_stacks()  # meanwhile the guardians of other late workers say so too
+        return ended
 
     def _pass_sentence(self, ended: Ended) -> None:
         """Decides what a worker's end means for the job, and tells the other guardians."""
@@ -311,27 +241,3 @@ class Guardian:
                 return True
             time.sleep(_POLL_SECONDS)
         return False
-
-    def _dump_stacks(self, worker: Worker) -> None:
-        """Has the worker write all its Python stacks to standard error before it is killed; in the
-        meantime the guardians of other late workers say so too."""
-        try:
-            os.kill(worker.pid, signal.SIGUSR2)
-            time.sleep(0.2)
-        except ProcessLookupError:
-            log.debug("worker %d is gone already", worker.pid)
-
-    def _kill(self, worker: Worker) -> None:
-        """SIGKILL, and no way back: the next generation must not meet this worker."""
-        while worker.exit_code is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
-            time.sleep(0.001)
-            self._listen(worker)
-        os.close(worker.report_fd)
-
-
-def _signal_name(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"

@@ -18,8 +18,8 @@ def recoveries_exceeded(times: Sequence[float], *, now: float, limit: int) -> bo
 
 
 def backoff_seconds(times: Sequence[float], *, now: float) -> float:
-    """How long to wait before the next generation: nothing for the first three recoveries in a
-    minute, then 0.5 s, doubling up to 30 s."""
+    """How long to wait before the next generation: nothing for the first three in a minute that
+    ended without a finished step (at `times`), then 0.5 s, doubling up to 30 s."""
     recent = sum(now - moment < 60.0 for moment in times)
     return 0.0 if recent <= 3 else float(min(30.0, 0.5 * 2 ** (recent - 4)))
 
