@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from support.world import run_world
 
 from keepstep.checkpoint import (
@@ -136,7 +137,9 @@ def test_a_flipped_byte_anywhere_is_named_and_the_older_one_used(kit, tmp_path, 
         kit.save(checkpoints, kit.spread(kit.full_state(1), layout), 1)
         newest = Path(kit.save(checkpoints, kit.spread(kit.full_state(2), layout), 2).path)
         outcomes = []
-        for name, position in regions(newest):
+        spots = regions(newest)
+        dist.barrier()  # rank 0 flips its first byte once every rank has read the manifest
+        for name, position in spots:
             if rank == 0:
                 flip(newest / name, position)
             state = kit.spread(kit.zeroed(kit.full_state(1)), layout)
