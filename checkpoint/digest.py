@@ -23,11 +23,6 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
-def digest_tensor(tensor: torch.Tensor) -> str:
-    """The xxh3-128 of the tensor's elements; dtype and shape are not part of it."""
-    return digest_bytes(tensor_bytes(tensor))
-
-
 def state_digest(named_full_tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """One digest over (name, dtype, shape, bytes) of full tensors, in the order given.
 

@@ -1,5 +1,6 @@
 """The optimizer step and the vote before it: one verdict for the whole world."""
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -50,9 +51,9 @@ class Updater:
         """Collective: applies the gradients, or skips them on all ranks where one rank's loss or
         norm is not finite; clears them. Blocks."""
         norm = gradient_norm(self.parameters)
+        value = float(norm)
         wishes = torch.zeros(len(Wish), dtype=torch.float32)
-        finite = torch.isfinite(norm) & torch.isfinite(loss)
-        wishes[Wish.skip] = float(not bool(finite))
+        wishes[Wish.skip] = float(not (math.isfinite(value) and math.isfinite(float(loss))))
         wishes[Wish.stop] = float(wants_stop)
         wishes[Wish.save] = float(wants_save)
         if self.topology.world_size > 1:
@@ -62,4 +63,4 @@ class Updater:
             clip_(self.parameters, norm, self.clip_norm)
             self.optimizer.step()
         self.optimizer.zero_grad()
-        return Verdict(applied=not skip, grad_norm=float(norm), is_stop=stop, is_save=save)
+        return Verdict(applied=not skip, grad_norm=value, is_stop=stop, is_save=save)
