@@ -1,7 +1,7 @@
 """Degrees become a device mesh, and a module becomes a sharded one, in every dtype policy."""
 
 from .assemble import assemble
-from .collectives import Exchange, max_, sum_
+from .collectives import Exchange, begin_sum, max_, sum_
 from .config import DeviceKind, ParallelConfig, PrecisionConfig, PrecisionName
 from .gradients import clip_, gradient_norm
 from .initialise import canonical_name, initialise
@@ -24,7 +24,7 @@ from .shard import apply_shard, reshard, set_last_microbatch
 __all__ = [
     "Degrees", "DeviceKind", "Exchange", "Initial", "Normal", "Ones", "ParallelConfig", "Plan",
     "Policy", "PrecisionConfig", "PrecisionName", "Role", "Topology", "TruncatedNormal", "World",
-    "Zeros", "apply_shard", "assemble", "canonical_name", "client_store", "clip_", "gradient_norm",
-    "initialise", "join", "keep_freed_memory", "leave", "max_", "open_store", "pick_device",
-    "read_world", "reshard", "set_last_microbatch", "set_variable", "sum_",
+    "Zeros", "apply_shard", "assemble", "begin_sum", "canonical_name", "client_store", "clip_",
+    "gradient_norm", "initialise", "join", "keep_freed_memory", "leave", "max_", "open_store",
+    "pick_device", "read_world", "reshard", "set_last_microbatch", "set_variable", "sum_",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """The few collectives that others need: sums, maxima, and bytes exchanged without pickle."""
 
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -22,6 +23,25 @@ def max_(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     if group is not None:
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group)
     return tensor
+
+
+def begin_sum(value: int, group: dist.ProcessGroup | None) -> Callable[[], int]:
+    """Collective: begins to sum an integer over the group, and returns what waits for the sum.
+
+    The sum goes on in the background, so that nobody waits for the slowest rank before the sum is
+    needed. The returned function may be called again.
+    """
+    total = torch.tensor(value, dtype=torch.int64)
+    work = None
+    if group is not None:
+        work = dist.all_reduce(total, dist.ReduceOp.SUM, group, async_op=True)
+
+    def wait() -> int:
+        if work is not None:
+            work.wait()
+        return int(total)
+
+    return wait
 
 
 @final

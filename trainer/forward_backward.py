@@ -18,7 +18,7 @@ def forward_backward(
     window: Window,
     loss: Loss,
     *,
-    targets: int,
+    targets: Callable[[], int],
     device: torch.device,
     seed: int,
 ) -> Tensor:
@@ -28,7 +28,8 @@ def forward_backward(
 
     Args:
         device: where the model is; batches are moved to it.
-        targets: valid targets of the step over all ranks, so that every layout divides by the same.
+        targets: waits for the valid targets of the step over all ranks, by which every layout
+            divides; asked after the first forward, so that they are summed meanwhile.
         seed: seed of this step; each micro-batch draws dropout from (seed, its index in the step),
             whichever rank computes it.
 
@@ -40,7 +41,8 @@ def forward_backward(
         set_last_microbatch(module, number == len(window.batches) - 1)
         torch.manual_seed((seed + index) & 0x7FFF_FFFF_FFFF_FFFF)
         held = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        part = loss(module, held) / targets
+        summed = loss(module, held)
+        part = summed / targets()
         part.backward()
         part = part.detach().float()
         total = part if total is None else total + part

@@ -3,7 +3,7 @@ generations do around it belongs to recovery/."""
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import final
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoint import is_save_due
 from ..data import Cursor, Window
-from ..parallel import Role, leave, max_, reshard, sum_
+from ..parallel import Role, begin_sum, leave, max_, reshard
 from .build import Job, build
 from .config import RunConfig
 from .errors import StoppedError
@@ -117,21 +117,22 @@ class Trainer:
         window = next(windows)
         waited = time.perf_counter() - started
         self.life.beat(step, Phase.step)
-        targets = self._all_targets(window)
-        loss = self._loss(window, targets)
+        count = begin_sum(self._own_targets(window), self.job.topology.group(Role.DATA))
+        part = self._loss_part(window, lambda: max(1, count()))
         lr = self.rates.set(
             scale(self.job.config.schedule, step=step, steps=self.job.config.train.steps)
         )
         verdict = self.updater.update(
-            loss, wants_stop=self.life.stop_requested(), wants_save=self._is_save_due()
+            part, wants_stop=self.life.stop_requested(), wants_save=self._is_save_due()
         )
+        targets = count()
         self._advance(verdict, targets)
         seconds = time.perf_counter() - started
         saving = self._save() if verdict.is_save and not verdict.is_stop else 0.0
         self.reporter.step(
             StepReport(
                 step=self.progress.step,
-                loss=float(loss),
+                loss=verdict.loss,
                 grad_norm=verdict.grad_norm,
                 lr=lr,
                 tokens=self.progress.tokens,
@@ -144,15 +145,13 @@ class Trainer:
         self._after_step(verdict)
         return verdict
 
-    def _all_targets(self, window: Window) -> int:
-        """Valid targets of the step over all ranks, known before the first backward."""
-        count = sum(self.job.recipe.targets(batch) for batch in window.batches)
-        total = torch.tensor(count, dtype=torch.int64)
-        return max(1, int(sum_(total, self.job.topology.group(Role.DATA))))
+    def _own_targets(self, window: Window) -> int:
+        """Valid targets of this rank's share of the step."""
+        return sum(self.job.recipe.targets(batch) for batch in window.batches)
 
-    def _loss(self, window: Window, targets: int) -> Tensor:
-        """Leaves the step's gradient in the parameters; the step's loss over all ranks, on CPU."""
-        part = forward_backward(
+    def _loss_part(self, window: Window, targets: Callable[[], int]) -> Tensor:
+        """Leaves the step's gradient in the parameters; this rank's part of the step's loss."""
+        return forward_backward(
             self.job.module,
             window,
             self.job.recipe.loss,
@@ -160,7 +159,6 @@ class Trainer:
             device=self.job.device,
             seed=(self.job.config.train.seed << 32) + (self.progress.step << 12),
         )
-        return sum_(part.double().cpu(), self.job.topology.group(Role.DATA))
 
     def _is_save_due(self) -> bool:
         if self.life.world.rank != 0:

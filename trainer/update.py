@@ -7,25 +7,28 @@ from enum import IntEnum
 import torch
 from torch import Tensor, nn
 
-from ..parallel import Topology, clip_, gradient_norm, max_
+from ..parallel import Topology, clip_, gradient_norm, sum_
 
 
-class Wish(IntEnum):
-    """What one rank may ask of all, at the end of a step; the places of the vote's vector."""
+class Vote(IntEnum):
+    """The places of the vector that is summed over the world at the end of a step."""
 
-    skip = 0
-    """Loss or gradient norm is not finite here."""
-    stop = 1
-    """This rank's guardian was asked to end the run."""
-    save = 2
-    """A checkpoint is due (by rank 0's clock)."""
+    loss = 0
+    """This rank's part of the step's loss."""
+    skip = 1
+    """Ranks whose loss or gradient norm is not finite."""
+    stop = 2
+    """Ranks whose guardian was asked to end the run."""
+    save = 3
+    """1 where a checkpoint is due (by rank 0's clock)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What all ranks do together after one step."""
+    """What all ranks do together after one step, and the step's loss and gradient norm."""
 
     applied: bool
+    loss: float
     grad_norm: float
     is_stop: bool
     is_save: bool
@@ -47,20 +50,26 @@ class Updater:
         self.topology = topology
         self.clip_norm = clip_norm
 
-    def update(self, loss: Tensor, *, wants_stop: bool, wants_save: bool) -> Verdict:
+    def update(self, part: Tensor, *, wants_stop: bool, wants_save: bool) -> Verdict:
         """Collective: applies the gradients, or skips them on all ranks where one rank's loss or
-        norm is not finite; clears them. Blocks."""
+        norm is not finite; clears them. Blocks.
+
+        Args:
+            part: this rank's part of the step's loss, 0-d, as `forward_backward` returns it.
+        """
         norm = gradient_norm(self.parameters)
-        value = float(norm)
-        wishes = torch.zeros(len(Wish), dtype=torch.float32)
-        wishes[Wish.skip] = float(not (math.isfinite(value) and math.isfinite(float(loss))))
-        wishes[Wish.stop] = float(wants_stop)
-        wishes[Wish.save] = float(wants_save)
+        grad_norm, own = float(norm), float(part)
+        vote = torch.zeros(len(Vote), dtype=torch.float64)
+        vote[Vote.loss] = own
+        vote[Vote.skip] = not (math.isfinite(grad_norm) and math.isfinite(own))
+        vote[Vote.stop] = wants_stop
+        vote[Vote.save] = wants_save
         if self.topology.world_size > 1:
-            max_(wishes, self.topology.control)
-        skip, stop, save = (bool(wish) for wish in wishes.tolist())
+            sum_(vote, self.topology.control)
+        loss, *wishes = vote.tolist()
+        skip, stop, save = (wish > 0 for wish in wishes)
         if not skip:
             clip_(self.parameters, norm, self.clip_norm)
             self.optimizer.step()
         self.optimizer.zero_grad()
-        return Verdict(applied=not skip, grad_norm=value, is_stop=stop, is_save=save)
+        return Verdict(applied=not skip, loss=loss, grad_norm=grad_norm, is_stop=stop, is_save=save)

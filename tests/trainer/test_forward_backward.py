@@ -53,7 +53,7 @@ def gradient(size: int, samples: int, dropout: float = 0.0, seed: int = 5) -> tu
     def body(rank: int) -> tuple[float, list[float]]:
         module, topology = assembled(size, dropout)
         part = forward_backward(
-            module, window(size, rank, samples), loss, targets=8, device=CPU, seed=seed
+            module, window(size, rank, samples), loss, targets=lambda: 8, device=CPU, seed=seed
         )
         assert part.ndim == 0
         assert not part.requires_grad
@@ -103,7 +103,7 @@ def test_dropout_differs_from_micro_batch_to_micro_batch() -> None:
             torch.set_rng_state(state)
             return loss(made, batch)
 
-        forward_backward(module, window(1, 0, 2), noting, targets=8, device=CPU, seed=5)
+        forward_backward(module, window(1, 0, 2), noting, targets=lambda: 8, device=CPU, seed=5)
         return masks
 
     (masks,) = run_world(1, body)
@@ -113,5 +113,5 @@ def test_dropout_differs_from_micro_batch_to_micro_batch() -> None:
 def test_a_window_without_micro_batches_cannot_be() -> None:
     with pytest.raises(AssertionError, match="at least one"):
         forward_backward(
-            nn.Linear(3, 2), Window(0, [], range(0)), loss, targets=1, device=CPU, seed=0
+            nn.Linear(3, 2), Window(0, [], range(0)), loss, targets=lambda: 1, device=CPU, seed=0
         )

@@ -52,7 +52,9 @@ def test_a_finite_step_is_applied_and_its_gradient_cleared() -> None:
     def body(rank: int) -> None:
         made = updater(1)
         verdict = update(made, 0.25)
-        assert verdict == Verdict(applied=True, grad_norm=1.0, is_stop=False, is_save=False)
+        assert verdict == Verdict(
+            applied=True, loss=1.0, grad_norm=1.0, is_stop=False, is_save=False
+        )
         assert weights(made) == [0.75]
         assert made.parameters[0].grad is None
 
