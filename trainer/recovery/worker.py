@@ -16,7 +16,7 @@ from .warm import Order, WarmServer
 log = logging.getLogger(__name__)
 
 # Often enough to notice what another guardian says, seldom enough to leave the cores to workers.
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.1
 
 
 class Worker:
