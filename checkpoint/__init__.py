@@ -1,13 +1,11 @@
 """Training state <-> bytes that are whole, checked and found again.
-
 state -> layout (boxes) -> shardfile (safetensors) -> commit (manifest last) -> a store
-a store -> listing (newest first) -> reader (proves, reshards) -> state
-"""
+a store -> listing (newest first) -> reader (proves, reshards) -> state"""
 
 from .config import CheckpointConfig
-from .digest import state_digest
+from .digest import combine_digests, tensor_digest
 from .errors import CheckpointError, CorruptError, DiskFullError, MismatchError, VersionError
-from .exchange import Exchange, SoloExchange
+from .exchange import Exchange, SoloExchange, gather_distinct
 from .listing import Found, committed, read_manifest
 from .manager import Checkpoints, Restored, Saved
 from .manifest import Manifest
@@ -32,9 +30,11 @@ __all__ = [
     "SoloExchange",
     "Store",
     "VersionError",
+    "combine_digests",
     "committed",
+    "gather_distinct",
     "is_save_due",
     "read_manifest",
-    "state_digest",
+    "tensor_digest",
     "verify",
 ]

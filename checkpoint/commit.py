@@ -8,19 +8,20 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from .dtypes import dtype_name, num_bytes
-from .errors import CheckpointError, DiskFullError
+from .dtypes import num_bytes
+from .errors import SHOWN, CheckpointError, DiskFullError
 from .exchange import Exchange, RanksFailedError, gather_results, share
-from .layout import Chunk, State, local_chunks, num_boxes, plan_writes
+from .layout import Chunk, State, local_chunks, plan_writes
 from .listing import committed, folder_name, remove_checkpoint
 from .manifest import MANIFEST, FileEntry, Manifest, chunk_from, encode
 from .shardfile import write_shard
+from .specs import Spec, gather_specs
 from .stores import Store
 
 # Upper bounds of what a box adds to a header and to the manifest, beside its name.
@@ -39,48 +40,60 @@ class Cargo:
     lineage: dict[str, Any]
 
 
-def commit(place: Store, exchange: Exchange, state: State, cargo: Cargo) -> tuple[str, int]:
+def commit(
+    place: Store, exchange: Exchange, state: State, cargo: Cargo, *, holders: Sequence[int]
+) -> tuple[str, int]:
     """Collective: saves the state under a folder of its own; answers the folder and its bytes.
 
-    Blocks until the checkpoint is durable. If any rank fails, all do: the attempt is removed and
-    what was there before is as it was.
+    The checkpoint holds every name that is in the state of any rank. `holders` are the ranks that
+    have the same names as this one. Blocks until the checkpoint is durable. If any rank fails, all
+    do: the attempt is removed and what was there before is as it was.
 
     Raises:
         DiskFullError: on every rank, if a rank was told that no space or quota is left.
         CheckpointError: on every rank, if a rank failed in another way.
-        ValueError: before any work, for a dtype or placement that checkpoints do not hold.
+        ValueError: on every rank, before any work, for a dtype or placement that checkpoints do
+            not hold, or a name with which two ranks mean different tensors.
     """
-    needed, chunks = needed_bytes(state), _own_chunks(exchange, state)
+    specs = gather_specs(exchange, state)
+    needed, chunks = _needed_bytes(specs), _own_chunks(state, exchange.rank, holders)
     attempt = share(exchange, lambda: secrets.token_hex(4).encode()).decode()
     folder = folder_name(cargo.step, attempt)
     try:
         reports = gather_results(exchange, lambda: _write_own(place, folder, exchange.rank, chunks))
-        count = share(exchange, lambda: _publish(place, folder, attempt, cargo, reports))
+        count = share(exchange, lambda: _publish(place, folder, attempt, cargo, reports, specs))
     except RanksFailedError as error:
         raise _abandon(place, exchange, folder, error, cargo.step, needed) from error
     return folder, int(count)
 
 
-def needed_bytes(state: State) -> int:
-    """Bytes that a checkpoint of the state takes at most, over all ranks; asks nobody."""
-    return _MANIFEST_BYTES + sum(
-        num_bytes(dtype_name(tensor.dtype), tuple(tensor.shape))
-        + num_boxes(tensor) * (_BOX_BYTES + 4 * len(name.encode()))
-        for name, tensor in state.items()
-    )
+def needed_bytes(exchange: Exchange, state: State) -> int:
+    """Collective: bytes that a checkpoint takes at most, each tensor counted once over all ranks.
+
+    Raises:
+        ValueError: as `commit`.
+    """
+    return _needed_bytes(gather_specs(exchange, state))
 
 
 def require_space(place: Store, exchange: Exchange, state: State) -> None:
     """Collective: raises DiskFullError on every rank if the place cannot hold one checkpoint."""
-    needed = needed_bytes(state)
+    needed = needed_bytes(exchange, state)
     free = [json.loads(answer) for answer in gather_results(exchange, _free_bytes(place))]
     least = min((count for count in free if count is not None), default=needed)
     if least < needed:
         raise DiskFullError(place.address(), free_bytes=least, needed_bytes=needed)
 
 
-def _own_chunks(exchange: Exchange, state: State) -> Chunks:
-    mine = plan_writes(state, rank=exchange.rank, size=exchange.size)
+def _needed_bytes(specs: dict[str, Spec]) -> int:
+    return _MANIFEST_BYTES + sum(
+        num_bytes(spec.dtype, spec.shape) + spec.boxes * (_BOX_BYTES + 4 * len(name.encode()))
+        for name, spec in specs.items()
+    )
+
+
+def _own_chunks(state: State, rank: int, holders: Sequence[int]) -> Chunks:
+    mine = plan_writes(state, rank=rank, holders=holders)
     return [held for held in local_chunks(state) if held[0].name in mine]
 
 
@@ -91,11 +104,25 @@ def _write_own(place: Store, folder: str, rank: int, chunks: Chunks) -> bytes:
     return json.dumps([dataclasses.asdict(file), [dataclasses.asdict(e) for e in entries]]).encode()
 
 
-def _publish(place: Store, folder: str, attempt: str, cargo: Cargo, reports: list[bytes]) -> bytes:
+def _publish(
+    place: Store,
+    folder: str,
+    attempt: str,
+    cargo: Cargo,
+    reports: list[bytes],
+    specs: dict[str, Spec],
+) -> bytes:
     files, chunks = [], []
     for file, entries in filter(None, map(json.loads, reports)):
         files.append(FileEntry(**file))
         chunks += [chunk_from(entry) for entry in entries]
+    # A wrong `holders` leaves plain tensors to ranks that do not have them.
+    unwritten = sorted(specs.keys() - {entry.name for entry in chunks})
+    if unwritten:
+        raise ValueError(
+            f"{len(unwritten)} tensors were written by no rank ({', '.join(unwritten[:SHOWN])}), "
+            "but each must be by one: name as holders the ranks whose states have the same names"
+        )
     manifest = Manifest(
         step=cargo.step,
         attempt=attempt,

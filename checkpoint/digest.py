@@ -1,7 +1,7 @@
-"""xxh3-128 digests of bytes, of tensors and of a whole state; nothing about files."""
+"""xxh3-128 digests of bytes, of tensors and of a whole state; nothing about files or ranks."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 import xxhash
@@ -23,15 +23,18 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
-def state_digest(named_full_tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """One digest over (name, dtype, shape, bytes) of full tensors, in the order given.
-
-    Holds one tensor at a time, so an iterator that gathers each from its shards stays small.
-    """
-    state = xxhash.xxh3_128()
-    for name, tensor in named_full_tensors:
-        head = json.dumps([name, dtype_name(tensor.dtype), list(tensor.shape)]).encode()
-        state.update(len(head).to_bytes(8, "little"))
-        state.update(head)
-        state.update(tensor_bytes(tensor))
+def tensor_digest(name: str, tensor: torch.Tensor) -> str:
+    """The digest of a full tensor's name, dtype, shape and bytes, as 32 hex digits."""
+    head = json.dumps([name, dtype_name(tensor.dtype), list(tensor.shape)]).encode()
+    state = xxhash.xxh3_128(len(head).to_bytes(8, "little"))
+    state.update(head)
+    state.update(tensor_bytes(tensor))
     return str(state.hexdigest())
+
+
+def combine_digests(digests: Mapping[str, str]) -> str:
+    """One digest of a whole state, from those of its tensors by name, in whatever order they are.
+
+    So ranks that each hold a part need to tell one another only the digests of it.
+    """
+    return digest_bytes(json.dumps(sorted(digests.items())).encode())

@@ -42,8 +42,8 @@ class MismatchError(ValueError):
     """The checkpoint `path` is whole but does not fit the live state.
 
     Args:
-        missing: names that the live state has and the checkpoint has not.
-        unexpected: names that the checkpoint has and the live state has not.
+        missing: names that the live state of any rank has and the checkpoint has not.
+        unexpected: names that the checkpoint has and the live state of no rank has.
         differing: one `name: saved ..., live ...` for each dtype or shape that differs.
     """
 

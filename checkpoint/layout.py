@@ -3,18 +3,21 @@
 Derived by every rank alone, without communication. Knows nothing of files.
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
 from .dtypes import dtype_name, num_bytes
 
 _RESERVED = "__metadata__"
 State = Mapping[str, torch.Tensor]
+Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,25 +46,94 @@ def local_chunks(state: State) -> list[tuple[Chunk, torch.Tensor]]:
     """
     found = []
     for name in sorted(state):
-        chunk = _chunk(name, state[name])
+        chunk = local_chunk(name, state[name])
         if math.prod(chunk.shape) or not math.prod(chunk.global_shape):
             found.append((chunk, local_tensor(state[name])))
     return found
 
 
-def plan_writes(state: State, *, rank: int, size: int) -> set[str]:
+def local_chunk(name: str, tensor: torch.Tensor) -> Chunk:
+    """The box of a tensor that this rank holds, empty or not; raises as `local_chunks`."""
+    if name == _RESERVED:
+        raise ValueError(
+            f"A tensor of the state is named {_RESERVED}, but safetensors keeps that name for "
+            "itself: rename it."
+        )
+    box: Box = (0,) * tensor.dim(), tuple(tensor.shape)
+    if isinstance(tensor, DTensor):
+        box = _dtensor_box(name, tensor)
+    return Chunk(
+        name=name,
+        dtype=dtype_name(tensor.dtype),
+        global_shape=tuple(tensor.shape),
+        offsets=box[0],
+        shape=box[1],
+    )
+
+
+def part_box(
+    shape: Sequence[int],
+    mesh_shape: Sequence[int],
+    coordinate: Sequence[int],
+    placements: Sequence[Placement],
+) -> Box | None:
+    """Offsets and shape of the part that lies at a mesh coordinate; None if it is not one box.
+
+    Shards of one tensor dim cut it one after the other, from the left of the mesh to the right,
+    each cut as `torch.chunk` makes it. A `_StridedShard` takes its turn later: after those to its
+    right that make `split_factor` pieces, as FSDP2 cuts what tensor parallelism has cut before
+    (torch/distributed/fsdp/_fully_shard/_fsdp_param.py). torch's own arithmetic
+    (`compute_local_shape_and_global_offset`) follows the strides instead, and with uneven pieces
+    names parts that FSDP2 has not made.
+    """
+    turns: dict[int, list[tuple[int, int]]] = {}
+    axes = list(zip(mesh_shape, coordinate, placements, strict=True))
+    for size, index, placement in reversed(axes):
+        if type(placement) is Replicate:
+            continue
+        # Exact types: a relative that torch may add need not be one box.
+        if type(placement) not in (Shard, _StridedShard):
+            return None
+        assert isinstance(placement, Shard | _StridedShard)
+        order = turns.setdefault(placement.dim, [])
+        if size == 1:
+            continue
+        pieces = [1, *itertools.accumulate((parts for parts, _ in order), operator.mul)]
+        factor = getattr(placement, "split_factor", 1)
+        if factor not in pieces:
+            return None
+        order.insert(pieces.index(factor), (size, index))
+    offsets, lengths = [0] * len(shape), list(shape)
+    for dim, order in turns.items():
+        for parts, index in order:
+            longest = -(-lengths[dim] // parts)
+            start = min(longest * index, lengths[dim])
+            lengths[dim] = min(longest, lengths[dim] - start)
+            offsets[dim] += start
+    return tuple(offsets), tuple(lengths)
+
+
+def plan_writes(state: State, *, rank: int, holders: Sequence[int]) -> set[str]:
     """Names whose box this rank writes, out of those it holds.
 
     Of copies equal on several ranks exactly one rank is named. The ranks along a DTensor's
-    Replicate axes form a group, all `size` ranks do for a plain tensor; within each group the
+    Replicate axes form a group, all `holders` do for a plain tensor; within each group the
     largest box goes to the rank with the fewest bytes so far (longest-processing-time greedy), so
-    every member comes to the same plan without asking. Ranks are global.
+    every member comes to the same plan without asking.
+
+    Args:
+        rank: this rank, global.
+        holders: global ranks whose states have the same names as this one's, sorted.
     """
     loads: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[object, tuple[int, ...]] = {}
     mine = set()
     held = [chunk for chunk, _ in local_chunks(state)]
     for chunk in sorted(held, key=lambda chunk: (-chunk.num_bytes, chunk.name)):
-        group = _replica_group(state[chunk.name], size)
+        layout = _copies_key(state[chunk.name])
+        if layout not in groups:  # torch works a mesh's ranks out anew at each look
+            groups[layout] = _replica_group(state[chunk.name], holders)
+        group = groups[layout]
         load = loads.setdefault(group, [0] * len(group))
         turn = load.index(min(load))
         load[turn] += chunk.num_bytes
@@ -75,56 +147,54 @@ def num_boxes(tensor: torch.Tensor) -> int:
     if not isinstance(tensor, DTensor):
         return 1
     sizes = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
-    return math.prod(size for size, placement in sizes if placement.is_shard())
+    return math.prod(size for size, placement in sizes if not placement.is_replicate())
 
 
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """This rank's part, sharing its memory, outside of autograd."""
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _chunk(name: str, tensor: torch.Tensor) -> Chunk:
-    if name == _RESERVED:
-        raise ValueError(
-            f"A tensor of the state is named {_RESERVED}, but safetensors keeps that name for "
-            "itself: rename it."
-        )
-    shape, offsets = tuple(tensor.shape), (0,) * tensor.dim()
     if isinstance(tensor, DTensor):
-        shape, offsets = _local_box(name, tensor)
-    if not math.prod(tensor.shape):
-        shape, offsets = tuple(tensor.shape), (0,) * tensor.dim()
-    return Chunk(
-        name=name,
-        dtype=dtype_name(tensor.dtype),
-        global_shape=tuple(tensor.shape),
-        offsets=offsets,
-        shape=shape,
-    )
+        # detach() of the DTensor first would take nine times as long.
+        with torch.no_grad():
+            tensor = tensor.to_local()
+    return tensor.detach()
 
 
-def _local_box(name: str, tensor: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    # Exact types: torch's strided shard is a relative of Shard, but its part need not be one box.
-    if any(type(placement) not in (Shard, Replicate) for placement in tensor.placements):
-        raise ValueError(
-            f"Tensor {name} of the state has placements {tensor.placements}, but checkpoints hold "
-            "Shard and Replicate: redistribute it first."
-        )
-    if tensor.device_mesh.get_coordinate() is None:
+def _dtensor_box(name: str, tensor: DTensor) -> Box:
+    mesh, here = tensor.device_mesh, tensor.device_mesh.get_coordinate()
+    if here is None:
         raise ValueError(
             f"Tensor {name} of the state lies on a mesh without this rank, but each rank may list "
             "only what it holds: leave it out of this rank's state."
         )
-    shape, offsets = compute_local_shape_and_global_offset(
-        tensor.shape, tensor.device_mesh, tensor.placements
-    )
-    return tuple(shape), tuple(offsets)
+    box = part_box(tensor.shape, mesh.shape, here, tensor.placements)
+    if box is None:
+        raise ValueError(
+            f"Tensor {name} of the state has placements {tensor.placements} on a mesh of "
+            f"{tuple(mesh.shape)}, but checkpoints hold parts that are one box, as Replicate, "
+            "Shard and FSDP's strided shards cut them: redistribute it first."
+        )
+    if not math.prod(tensor.shape):
+        return (0,) * tensor.dim(), tuple(tensor.shape)
+    local = local_tensor(tensor)
+    if math.prod(box[1]) != local.numel() or (local.numel() and box[1] != tuple(local.shape)):
+        raise ValueError(
+            f"Tensor {name} of the state has a local part of shape {tuple(local.shape)}, but its "
+            f"placements {tensor.placements} leave {box[1]} to this rank: make it by "
+            "distribute_tensor or by FSDP."
+        )
+    return box
 
 
-def _replica_group(tensor: torch.Tensor, size: int) -> tuple[int, ...]:
+def _copies_key(tensor: torch.Tensor) -> object:
+    """Equal for tensors whose copies lie on the same ranks."""
     if not isinstance(tensor, DTensor):
-        return tuple(range(size))
+        return None
+    return tensor.device_mesh, tensor.placements, not math.prod(tensor.shape)
+
+
+def _replica_group(tensor: torch.Tensor, holders: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(tensor, DTensor):
+        return tuple(holders)
     ranks = tensor.device_mesh.mesh
     if not math.prod(tensor.shape):
         return tuple(ranks.flatten().tolist())

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, final
@@ -15,12 +16,13 @@ import torch
 
 from .commit import Cargo, commit, needed_bytes, require_space
 from .errors import CheckpointError, CorruptError
-from .exchange import Exchange, RanksFailedError, gather_results, share
+from .exchange import Exchange, RanksFailedError, share
 from .layout import State
 from .listing import Found, collect_debris, committed, parse_manifest, remove_checkpoint
 from .manifest import MANIFEST, Manifest
 from .reader import check_match, copy_into, read_state
 from .retention import steps_to_remove
+from .specs import Spec, gather_specs
 from .stores import Store, read_bytes
 from .verify import Damage, damage_of
 
@@ -54,19 +56,37 @@ class Restored:
 class Checkpoints:
     """The checkpoints of one run in one place.
 
-    Every rank calls the collective methods, with states of the same names on each. A state maps
-    names to DTensors (Shard and Replicate) or to plain tensors that are equal on all ranks.
+    Every rank calls the collective methods. A state maps names to DTensors (Replicate, Shard, and
+    FSDP's strided shards over tensor-parallel ones) or to plain tensors. Each rank lists what it
+    holds, such as its pipeline stages; a checkpoint is of all that any of them lists. A name is one
+    tensor: in a state to be saved the ranks of one mesh have it, or, of a plain tensor, `holders`,
+    with equal values; in a state to be restored any rank may, on whatever mesh.
 
     Args:
         place: where they lie.
         exchange: how the ranks speak; used by the calling thread only.
         keep: how many of the newest whole ones stay, at least 1.
+        holders: global ranks whose saved states have the same names as this rank's, this one
+            among them, sorted, such as those of its pipeline stage; None means all.
     """
 
-    def __init__(self, place: Store, exchange: Exchange, *, keep: int) -> None:
+    def __init__(
+        self,
+        place: Store,
+        exchange: Exchange,
+        *,
+        keep: int,
+        holders: Sequence[int] | None = None,
+    ) -> None:
         self._place = place
         self._exchange = exchange
         self._keep = keep
+        self._holders = range(exchange.size) if holders is None else holders
+        if exchange.rank not in self._holders:
+            raise ValueError(
+                f"holders: found the ranks {list(self._holders)} on rank {exchange.rank}, needed "
+                "this rank among them; name all ranks whose states have the same names"
+            )
 
     def save(
         self,
@@ -79,17 +99,20 @@ class Checkpoints:
     ) -> Saved:
         """Collective: commits the state and then removes what retention no longer keeps.
 
-        Blocks until the checkpoint is durable. `topology`, `progress` and `lineage` are equal on
-        every rank; the latter two are JSON with str keys and come back from `restore` as given.
+        The state has what this rank may write: of a tensor that several meshes hold (tied
+        weights), only the ranks of one mesh list it. Blocks until the checkpoint is durable.
+        `topology`, `progress` and `lineage` are equal on every rank; the latter two are JSON with
+        str keys and come back from `restore` as given.
 
         Raises:
             DiskFullError: on every rank; the attempt is removed, older checkpoints are untouched.
             CheckpointError: likewise, for any other failure of any rank.
-            ValueError: before any work, for a dtype or placement that checkpoints do not hold.
+            ValueError: on every rank, before any work, for a dtype or placement that checkpoints
+                do not hold, or a name with which two ranks mean different tensors.
         """
         begun = time.monotonic()
         cargo = Cargo(step=step, topology=topology, progress=progress, lineage=lineage)
-        folder, count = commit(self._place, self._exchange, state, cargo)
+        folder, count = commit(self._place, self._exchange, state, cargo, holders=self._holders)
         if self._exchange.rank == 0:
             self._tidy()
         return Saved(
@@ -102,19 +125,22 @@ class Checkpoints:
     def restore(self, state: State, *, step: int | None = None) -> Restored | None:
         """Collective: loads the newest whole checkpoint, or the newest whole one of `step`.
 
-        The live tensors are written only once every rank has read and proven its part. None if
-        there is no checkpoint (of that step).
+        The state has what this rank is to fill. The live tensors are written only once every rank
+        has read and proven its part. None if there is no checkpoint (of that step).
 
         Raises:
-            MismatchError: if a whole manifest is of another model; nothing was loaded.
+            MismatchError: on every rank, if a whole manifest has other names, dtypes or shapes than
+                the states of all ranks together; nothing was loaded.
             VersionError: if one is of an unknown format version; nothing was loaded.
+            ValueError: as `save`.
             CheckpointError: if there are checkpoints and none is whole, or none can be listed.
         """
         damaged: list[Damage] = []
         folders = self._candidates(step)
+        specs = gather_specs(self._exchange, state) if folders else {}
         for folder in folders:
             manifest = self._manifest(folder, damaged)
-            if manifest and self._load(folder, manifest, state, damaged):
+            if manifest and self._load(folder, manifest, state, specs, damaged):
                 return Restored(
                     step=manifest.step,
                     path=self._place.address(folder),
@@ -131,8 +157,8 @@ class Checkpoints:
         return [(found.step, self._place.address(found.folder)) for found in committed(self._place)]
 
     def needed_bytes(self, state: State) -> int:
-        """Bytes that a checkpoint of the state takes at most, over all ranks; asks nobody."""
-        return needed_bytes(state)
+        """Collective: bytes that a checkpoint of all ranks' states takes at most."""
+        return needed_bytes(self._exchange, state)
 
     def require_space(self, state: State) -> None:
         """Collective: raises DiskFullError on every rank if the place cannot hold a checkpoint."""
@@ -165,10 +191,17 @@ class Checkpoints:
             damaged.append(Damage(path=path, file=MANIFEST, reason=str(error)))
         return None
 
-    def _load(self, folder: str, manifest: Manifest, state: State, damaged: list[Damage]) -> bool:
+    def _load(
+        self,
+        folder: str,
+        manifest: Manifest,
+        state: State,
+        specs: dict[str, Spec],
+        damaged: list[Damage],
+    ) -> bool:
         """Whether the state was loaded; if any rank met damage it was not, and that is noted."""
         path = self._place.address(folder)
-        self._agree_on_match(manifest, state, path)
+        check_match(manifest, specs, path=path)  # the same verdict everywhere: both are shared
         own: Damage | None = None
         staged: dict[str, torch.Tensor] = {}
         rank, size = self._exchange.rank, self._exchange.size
@@ -183,23 +216,6 @@ class Checkpoints:
         notes = filter(None, map(json.loads, self._exchange.gather_bytes(note)))
         damaged.extend(dict.fromkeys(Damage(**fields) for fields in notes))
         return False
-
-    def _agree_on_match(self, manifest: Manifest, state: State, path: str) -> None:
-        def check() -> bytes:
-            check_match(manifest, state, path=path)
-            return b""
-
-        try:
-            gather_results(self._exchange, check)
-        except RanksFailedError as error:
-            if isinstance(error.__cause__, ValueError):
-                raise error.__cause__ from None
-            raise CheckpointError(
-                f"{path} does not fit every rank: {error}, but all ranks must load the same state: "
-                "set the configuration it was written with.",
-                path=path,
-                step=manifest.step,
-            ) from error
 
     def _none_whole(self, damaged: list[Damage], step: int | None) -> CheckpointError:
         found = "; ".join(f"{one.path}/{one.file}: {one.reason}" for one in damaged)

@@ -8,23 +8,24 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .dtypes import BY_NAME, dtype_name
+from .dtypes import BY_NAME
 from .errors import CorruptError, MismatchError
 from .layout import Chunk, State, local_chunks, local_tensor
 from .manifest import ChunkEntry, Manifest
 from .shardfile import read_chunk, verify_file
+from .specs import Spec, spell
 from .stores import Store
 
 Slices = tuple[slice, ...]
 
 
-def check_match(manifest: Manifest, state: State, *, path: str) -> None:
-    """Raises MismatchError unless names, dtypes and global shapes are equal."""
-    saved = {entry.name: (entry.dtype, entry.global_shape) for entry in manifest.chunks}
-    live = {name: (dtype_name(one.dtype), tuple(one.shape)) for name, one in state.items()}
+def check_match(manifest: Manifest, specs: Mapping[str, Spec], *, path: str) -> None:
+    """Raises MismatchError unless names, dtypes and global shapes equal those of all the ranks."""
+    saved = {entry.name: spell(entry.dtype, entry.global_shape) for entry in manifest.chunks}
+    live = {name: spec.kind for name, spec in specs.items()}
     missing, unexpected = sorted(live.keys() - saved.keys()), sorted(saved.keys() - live.keys())
     differing = [
-        f"{name}: saved {_spell(*saved[name])}, live {_spell(*live[name])}"
+        f"{name}: saved {saved[name]}, live {live[name]}"
         for name in sorted(live.keys() & saved.keys())
         if live[name] != saved[name]
     ]
@@ -96,7 +97,3 @@ def _intersect(wanted: Chunk, saved: Chunk) -> tuple[Slices, Slices] | None:
         into.append(slice(low - start, high - start))
         source.append(slice(low - saved_start, high - saved_start))
     return tuple(into), tuple(source)
-
-
-def _spell(dtype: str, shape: tuple[int, ...]) -> str:
-    return f"{dtype}{list(shape)}"

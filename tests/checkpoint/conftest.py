@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from keepstep.checkpoint import Checkpoints, LocalStore, Saved, SoloExchange, state_digest
+from keepstep.checkpoint import Checkpoints, LocalStore, Saved, SoloExchange, tensor_digest
 
 State = dict[str, torch.Tensor]
 
@@ -85,7 +85,10 @@ def gathered(state: State) -> State:
 
 def is_equal(one: State, other: State) -> bool:
     """Bit for bit, names, dtypes and shapes included."""
-    return state_digest(sorted(one.items())) == state_digest(sorted(other.items()))
+    digests = [
+        {name: tensor_digest(name, t) for name, t in state.items()} for state in (one, other)
+    ]
+    return digests[0] == digests[1]
 
 
 def save(checkpoints: Checkpoints, state: State, step: int) -> Saved:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from keepstep.checkpoint import state_digest
+from keepstep.checkpoint import combine_digests, tensor_digest
 from keepstep.checkpoint.digest import digest_bytes, tensor_bytes
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64]
@@ -38,23 +38,24 @@ def test_a_bit_of_any_element_is_seen():
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("name", "other"),
     [
-        [("b", torch.zeros(4))],
-        [("a", torch.zeros(2, 2))],
-        [("a", torch.zeros(4, dtype=torch.int32))],
-        [("a", torch.zeros(2)), ("a", torch.zeros(2))],
-        [],
+        ("b", torch.zeros(4)),
+        ("a", torch.zeros(2, 2)),
+        ("a", torch.zeros(4, dtype=torch.int32)),
+        ("a", torch.zeros(3)),
+        ("a", torch.tensor([0.0, 0.0, 0.0, -0.0])),
     ],
 )
-def test_a_states_digest_sees_name_shape_dtype_and_number(other):
-    assert state_digest(other) != state_digest([("a", torch.zeros(4))])
+def test_a_tensors_digest_sees_name_shape_dtype_and_every_bit(name, other):
+    assert tensor_digest(name, other) != tensor_digest("a", torch.zeros(4))
 
 
-def test_a_states_digest_sees_the_order_and_takes_any_iterable():
-    one, two = ("a", torch.zeros(1)), ("b", torch.ones(1))
-    assert state_digest(iter([one, two])) == state_digest([one, two])
-    assert state_digest([two, one]) != state_digest([one, two])
+def test_a_states_digest_sees_names_and_digests_and_not_their_order():
+    whole = combine_digests({"a": "1", "b": "2"})
+    assert combine_digests({"b": "2", "a": "1"}) == whole
+    others = [{"a": "2", "b": "1"}, {"a": "1"}, {"a": "1", "b": "2", "c": "3"}, {}]
+    assert len({whole, *map(combine_digests, others)}) == 5
 
 
 def test_gradients_and_memory_are_left_alone():

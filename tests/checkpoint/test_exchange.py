@@ -6,7 +6,7 @@ import pytest
 from support.world import run_world
 
 from keepstep.checkpoint import SoloExchange
-from keepstep.checkpoint.exchange import RanksFailedError, gather_results, share
+from keepstep.checkpoint.exchange import RanksFailedError, gather_distinct, gather_results, share
 
 
 def test_what_each_rank_made_is_answered_in_order(kit):
@@ -30,6 +30,30 @@ def test_one_ranks_failure_is_raised_on_all_with_its_reason(kit):
         return caught.value.is_full, type(caught.value.__cause__)
 
     assert run_world(2, body) == [(True, type(None)), (True, OSError)]
+
+
+def test_equal_answers_travel_once_and_reach_everybody(kit):
+    def body(rank):
+        exchange, sent = kit.GlooExchange(), []
+        gather = exchange.gather_bytes
+        exchange.gather_bytes = lambda payload: sent.append(len(payload)) or gather(payload)
+        answers = gather_distinct(exchange, lambda: b"ab"[rank % 2 :][:1] * 1000)
+        return sent[-1], [answer[:1] for answer in answers], {len(answer) for answer in answers}
+
+    found = run_world(4, body)
+    assert [sent for sent, _, _ in found] == [1000, 1000, 0, 0]
+    assert [rest for _, *rest in found] == [[[b"a", b"b", b"a", b"b"], {1000}]] * 4
+
+
+def test_distinct_answers_fail_together_too(kit):
+    def body(rank):
+        def work():
+            raise KeyError(rank)
+
+        with pytest.raises(RanksFailedError, match="rank 0: KeyError: 0; rank 1: KeyError: 1"):
+            gather_distinct(kit.GlooExchange(), work)
+
+    run_world(2, body)
 
 
 def test_one_rank_alone_agrees_with_itself():

@@ -1,5 +1,6 @@
 """Boxes of all writers tile each tensor exactly, each copy is written once, and all write alike."""
 
+import itertools
 import math
 from collections import Counter, defaultdict
 
@@ -9,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.world import run_world
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import _StridedShard
 
-from keepstep.checkpoint.layout import Chunk, local_chunks, num_boxes, plan_writes
+from keepstep.checkpoint.layout import Chunk, local_chunks, num_boxes, part_box, plan_writes
 from keepstep.checkpoint.manifest import check_tiling
 
 LAYOUTS = ["solo", "shard2", "shard2_dim1", "replicate2", "shard4", "hsdp2x2", "grid2x2"]
 
 
 def written(state, rank, size):
-    mine = plan_writes(state, rank=rank, size=size)
+    mine = plan_writes(state, rank=rank, holders=range(size))
     return [chunk for chunk, _ in local_chunks(state) if chunk.name in mine]
 
 
@@ -87,7 +89,7 @@ def test_all_small_shapes_are_tiled_over_a_replicated_and_sharded_mesh():
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_plain_tensors_are_each_written_once_and_spread_by_bytes(size):
     state = {f"w{index:02d}": torch.zeros(1 + index * 7 % 31) for index in range(40)}
-    plans = [plan_writes(state, rank=rank, size=size) for rank in range(size)]
+    plans = [plan_writes(state, rank=rank, holders=range(size)) for rank in range(size)]
     assert Counter(name for plan in plans for name in plan) == Counter(dict.fromkeys(state, 1))
     loads = [sum(state[name].nbytes for name in plan) for plan in plans]
     assert max(loads) - min(loads) <= max(tensor.nbytes for tensor in state.values())
@@ -114,6 +116,111 @@ def test_a_sum_not_yet_reduced_is_refused_by_name():
             local_chunks({"grads": partial})
 
     run_world(2, body)
+
+
+def test_a_strided_shard_over_nothing_and_a_part_of_another_shape_are_refused_by_name():
+    def body(rank):
+        mesh = init_device_mesh("cpu", (2,))
+        strided = DTensor.from_local(torch.ones(2), mesh, (_StridedShard(0, split_factor=2),))
+        with pytest.raises(ValueError, match=r"Tensor rows of the state has .* that are one box"):
+            local_chunks({"rows": strided})
+        shape, stride = torch.Size((7,)), (1,)
+        odd = DTensor.from_local(
+            torch.ones(3 + rank), mesh, (Shard(0),), shape=shape, stride=stride
+        )
+        with pytest.raises(ValueError, match=r"part of shape \(\d,\), but .* leave \(\d,\) to"):
+            local_chunks({"odd": odd})
+
+    run_world(2, body)
+
+
+@st.composite
+def cut_tensors(draw, is_even=False):
+    """A shape, a mesh, and for each tensor dim the mesh axes that cut it, first cut first."""
+    mesh = draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
+    dims = draw(st.integers(1, 2))
+    of_axis = [draw(st.one_of(st.none(), st.integers(0, dims - 1))) for _ in mesh]
+    axes = [[axis for axis, cut in enumerate(of_axis) if cut == dim] for dim in range(dims)]
+    orders = [draw(st.permutations(held)) for held in axes]
+    if is_even:
+        shape = [draw(st.integers(1, 2)) * math.prod(mesh[a] for a in order) for order in orders]
+    else:
+        shape = [draw(st.integers(0, 13)) for _ in orders]
+    return shape, mesh, orders
+
+
+def placements_of(mesh, orders):
+    """torch's words for those orders: strided over the axes to the right that cut before."""
+    found = [Replicate() for _ in mesh]
+    for dim, order in enumerate(orders):
+        for turn, axis in enumerate(order):
+            before = math.prod(mesh[other] for other in order[:turn] if other > axis)
+            found[axis] = _StridedShard(dim, split_factor=before) if before > 1 else Shard(dim)
+    return found
+
+
+def coordinates(mesh):
+    return itertools.product(*map(range, mesh))
+
+
+def boxed(full, box):
+    offsets, shape = box
+    return full[tuple(slice(o, o + n) for o, n in zip(offsets, shape, strict=True))]
+
+
+def chunk(tensor, parts, index, dim):
+    """`torch.chunk`, with the empty pieces that it leaves out."""
+    pieces = torch.chunk(tensor, parts, dim) if tensor.shape[dim] else ()
+    return pieces[index] if index < len(pieces) else tensor.narrow(dim, 0, 0)
+
+
+@given(cut_tensors())
+@settings(max_examples=150, deadline=None)
+def test_a_part_is_what_is_left_when_each_axis_chunks_in_its_turn(cut):
+    shape, mesh, orders = cut
+    full, placements = torch.arange(math.prod(shape)).view(shape), placements_of(mesh, orders)
+    for at in coordinates(mesh):
+        part = full
+        for dim, order in enumerate(orders):
+            for axis in order:
+                part = chunk(part, mesh[axis], at[axis], dim)
+        box = part_box(shape, mesh, at, placements)
+        assert tuple(part.shape) == box[1]
+        assert torch.equal(boxed(full, box), part)
+
+
+@given(cut_tensors(is_even=True))
+@settings(max_examples=80, deadline=None)
+def test_even_parts_are_those_that_torch_makes_of_the_same_placements(cut):
+    shape, mesh, orders = cut
+    full, placements = torch.arange(math.prod(shape)).view(shape), placements_of(mesh, orders)
+    for at in coordinates(mesh):
+        part = full
+        for size, index, placement in zip(mesh, at, placements, strict=True):
+            if not placement.is_replicate():
+                part = placement._split_tensor(part, size, with_padding=False)[0][index]
+        assert torch.equal(boxed(full, part_box(shape, mesh, at, placements)), part)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "placements"),
+    [
+        ((2,), (_StridedShard(0, split_factor=2),)),
+        ((2, 3), (_StridedShard(0, split_factor=2), Shard(0))),
+        ((2, 2), (Shard(0), _StridedShard(0, split_factor=2))),
+        ((2, 2), (_StridedShard(0, split_factor=2), Shard(1))),
+        ((1, 2), (Partial(), Shard(0))),
+    ],
+)
+def test_a_part_that_is_no_box_has_none(mesh, placements):
+    assert part_box((12, 12), mesh, (0,) * len(mesh), placements) is None
+
+
+def test_plain_tensors_are_spread_over_their_holders_only():
+    state = {f"w{index}": torch.zeros(4) for index in range(6)}
+    plans = {rank: plan_writes(state, rank=rank, holders=(1, 3)) for rank in range(4)}
+    assert [len(plans[rank]) for rank in range(4)] == [0, 3, 0, 3]
+    assert plans[1] | plans[3] == state.keys()
 
 
 def test_the_name_that_safetensors_keeps_for_itself_is_refused():
