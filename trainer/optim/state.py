@@ -1,41 +1,7 @@
-"""The configured optimizer, its parameter groups, and its learning rates."""
+"""State that exists before the first step, so that every checkpoint has the same names."""
 
 import torch
-from torch import Tensor, nn
-
-from .config import OptimConfig
-
-
-def build_adamw(config: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
-    """AdamW over the module's parameters; weight decay on matrices only (two or more dims)."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if p.ndim >= 2]
-    vectors = [p for p in parameters if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=True,
-    )
-
-
-class LearningRates:
-    """Sets an optimizer's learning rates to a part of their peaks, which it reads once."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.optimizer = optimizer
-        self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
-
-    def set(self, part: float) -> float:
-        """Scales every group's rate to `part` of its peak; answers the first group's."""
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * part
-        return self.peaks[0] * part
+from torch import Tensor
 
 
 def materialise_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
