@@ -3,18 +3,22 @@
 Owns no global: a topology is a value and dies with its process group.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import final
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from .config import ParallelConfig
 
-REPLICATE, SHARD = "replicate", "shard"
+REPLICATE, SHARD, TENSOR, EXPERT = "replicate", "shard", "tensor", "expert"
+# Outermost first: what speaks most lies on ranks that are next to one another.
+AXES = ("pipeline", REPLICATE, SHARD, "context", TENSOR)
 
 
 class Role(StrEnum):
@@ -24,46 +28,100 @@ class Role(StrEnum):
     LOSS = "loss"
     PARAM = "param"
     STAGE = "stage"
+    CONTEXT = "context"
     TENSOR = "tensor"
     EXPERT = "expert"
 
 
+# The axes along which the ranks of a role differ.
+_ALONG = {
+    Role.DATA: (REPLICATE, SHARD),
+    Role.LOSS: (REPLICATE, SHARD, "context"),
+    Role.PARAM: (REPLICATE, SHARD, "context"),
+    Role.STAGE: ("pipeline",),
+    Role.CONTEXT: ("context",),
+    Role.TENSOR: (TENSOR,),
+}
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Degrees:
-    """How many ranks each axis has, outermost first, with nothing left to fill in."""
+    """How many ranks each axis has, with nothing left to fill in.
+
+    `expert` is no axis of its own: the ranks of shard x context hold the experts among them.
+    """
 
     replicate: int
     shard: int
+    pipeline: int = 1
+    context: int = 1
+    tensor: int = 1
+    expert: int = 1
 
     @classmethod
     def resolve(cls, config: ParallelConfig, world_size: int) -> "Degrees":
         """Fills `shard=-1` in.
 
         Raises:
-            ValueError: the degrees do not make up exactly `world_size` ranks.
+            ValueError: the degrees do not make up exactly `world_size` ranks, or `expert` does not
+                divide the ranks that share the parameters.
         """
-        if config.shard == -1:
-            shard, rest = divmod(world_size, config.replicate)
-            if rest or not shard:
-                raise ValueError(
-                    f"parallel.replicate = {config.replicate}: found {world_size} ranks, needed a "
-                    f"multiple of {config.replicate}; start {config.replicate * (shard + 1)} ranks "
-                    "or set parallel.replicate=1"
-                )
-            return cls(config.replicate, shard)
-        needed = config.replicate * config.shard
-        if needed != world_size:
+        degrees = cls(
+            config.replicate,
+            _shard(config, world_size),
+            pipeline=config.pipeline,
+            context=config.context,
+            tensor=config.tensor,
+            expert=config.expert,
+        )
+        holders = degrees.shard * degrees.context
+        if holders % config.expert:
+            nearest = max(n for n in range(1, config.expert) if holders % n == 0)
             raise ValueError(
-                f"parallel.replicate x parallel.shard = {config.replicate} x {config.shard}: found "
-                f"{world_size} ranks, needed {needed}; start {needed} ranks or set "
-                "parallel.shard=-1"
+                f"parallel.expert: found {config.expert}, needed a divisor of parallel.shard x "
+                f"parallel.context = {holders}, whose ranks share the experts; set "
+                f"parallel.expert={nearest}"
             )
-        return cls(config.replicate, config.shard)
+        return degrees
 
     @property
     def data_count(self) -> int:
         """Number of ranks that each read samples of their own."""
         return self.replicate * self.shard
+
+    @property
+    def world_size(self) -> int:
+        """Number of all ranks."""
+        world_size: int = math.prod(getattr(self, axis) for axis in AXES)
+        return world_size
+
+
+def _shard(config: ParallelConfig, world_size: int) -> int:
+    others = {axis: getattr(config, axis) for axis in AXES if axis != SHARD}
+    shown = {axis: n for axis, n in others.items() if n > 1} or {REPLICATE: 1}
+    fixed: int = math.prod(others.values())
+    names = " x ".join(f"parallel.{axis}" for axis in shown)
+    product = " x ".join(map(str, shown.values()))
+    if config.shard == -1:
+        shard, rest = divmod(world_size, fixed)
+        if rest or not shard:
+            raise ValueError(
+                f"{names} = {product}: found {world_size} ranks, needed a multiple of {fixed}; "
+                f"start {fixed * (shard + 1)} ranks or set {_undone(shown)}"
+            )
+        return shard
+    needed = fixed * config.shard
+    if needed != world_size:
+        raise ValueError(
+            f"{names} x parallel.shard = {product} x {config.shard}: found {world_size} ranks, "
+            f"needed {needed}; start {needed} ranks or set parallel.shard=-1"
+        )
+    return config.shard
+
+
+def _undone(shown: dict[str, int]) -> str:
+    return " ".join(f"parallel.{axis}=1" for axis in shown)
 
 
 @final
@@ -77,7 +135,14 @@ class Topology:
     control: dist.ProcessGroup
     """gloo over the whole world, for votes and bookkeeping; never carries gradients."""
     param_mesh: DeviceMesh
-    data_mesh: DeviceMesh | None
+    """What FSDP shards over: `("shard",)`, or `("replicate", "shard")` with several copies. The
+    ranks of context are part of its shard axis."""
+    tensor_mesh: DeviceMesh | None = None
+    expert_mesh: DeviceMesh | None = None
+    """What experts lie on: `("expert",)`, or `("expert", "tensor")`."""
+    expert_param_mesh: DeviceMesh | None = None
+    """What FSDP shards the experts over: the ranks of `param_mesh` that hold the same ones."""
+    groups: dict[Role, dist.ProcessGroup] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -91,36 +156,68 @@ class Topology:
                 its own, and torch's is half an hour where none is passed on.
         """
         world_size = dist.get_world_size()
-        assert degrees.data_count == world_size, (degrees, world_size)
-        control = dist.new_group(backend="gloo", timeout=timeout, group_desc="control")
-        world = dist.group.WORLD
+        assert degrees.world_size == world_size, (degrees, world_size)
+        control = dist.new_group(backend=_control_backend(), timeout=timeout, group_desc="control")
         assert control is not None
-        assert world is not None
-        flat = world_size > 1
+        world = init_device_mesh(device_type, (world_size,), mesh_dim_names=("world",))
+        holders = degrees.shard * degrees.context
+        dense = _unflatten(
+            world,
+            {
+                "pipeline": degrees.pipeline,
+                REPLICATE: degrees.replicate,
+                SHARD: holders,
+                TENSOR: degrees.tensor,
+            },
+            keep=SHARD,
+            timeout=timeout,
+        )
+        has_tensor, copies = degrees.tensor > 1, (REPLICATE,) if degrees.replicate > 1 else ()
+        expert_mesh = expert_param_mesh = None
+        if degrees.expert > 1:
+            sparse = _unflatten(
+                world,
+                {
+                    "pipeline": degrees.pipeline,
+                    REPLICATE: degrees.replicate,
+                    "expert_shard": holders // degrees.expert,
+                    EXPERT: degrees.expert,
+                    TENSOR: degrees.tensor,
+                },
+                keep="expert_shard",
+                timeout=timeout,
+            )
+            expert_mesh = sparse[(EXPERT, TENSOR)] if has_tensor else sparse[EXPERT]
+            expert_param_mesh = sparse[(*copies, "expert_shard")]
         return cls(
             degrees=degrees,
             rank=dist.get_rank(),
             world_size=world_size,
             control=control,
-            param_mesh=_param_mesh(degrees, device_type, world, timeout),
-            data_mesh=_flat_mesh(world, device_type, "data") if flat else None,
+            param_mesh=dense[(*copies, SHARD)],
+            tensor_mesh=dense[TENSOR] if has_tensor else None,
+            expert_mesh=expert_mesh,
+            expert_param_mesh=expert_param_mesh,
+            groups=_groups(degrees, timeout),
         )
 
     def mesh(self, role: Role) -> DeviceMesh | None:
-        """Returns the mesh of a role, None where its size is 1.
+        """Returns the mesh of a role that lays out tensors, None where its size is 1.
 
-        PARAM always answers, for sharding goes on at degree 1 too: `("shard",)`, or
-        `("replicate", "shard")` where there is more than one copy.
+        PARAM always answers, for sharding goes on at degree 1 too.
         """
-        if role is Role.PARAM:
-            return self.param_mesh
-        return self.data_mesh if role in (Role.DATA, Role.LOSS) else None
+        laid_out = {
+            Role.PARAM: self.param_mesh,
+            Role.TENSOR: self.tensor_mesh,
+            Role.EXPERT: self.expert_mesh,
+        }
+        return laid_out.get(role)
 
     def group(self, role: Role) -> dist.ProcessGroup | None:
         """Returns the group over all ranks of a role, None where there is only this one."""
-        if self.data_mesh is None or role not in (Role.DATA, Role.LOSS, Role.PARAM):
-            return None
-        return self.data_mesh.get_group()
+        if role is Role.EXPERT:
+            return None if self.expert_mesh is None else self.expert_mesh.get_group(EXPERT)
+        return self.groups.get(role)
 
     @property
     def data_index(self) -> int:
@@ -133,31 +230,69 @@ class Topology:
         """Number of ranks that each read samples of their own."""
         return self.degrees.data_count
 
+    @property
+    def holders(self) -> list[int]:
+        """Global ranks that hold the same names of the model as this one: those of its stages."""
+        size = self.world_size // self.degrees.pipeline
+        first = self.rank // size * size
+        return list(range(first, first + size))
+
     def coordinates(self) -> dict[str, int]:
         """Returns this rank's place on every axis, 0 on axes of size 1."""
-        names, places = self.param_mesh.mesh_dim_names, self.param_mesh.get_coordinate()
-        assert names is not None
-        assert places is not None
-        return {REPLICATE: 0, SHARD: 0} | dict(zip(names, places, strict=True))
+        places, rest = {}, self.rank
+        for axis in reversed(AXES):
+            rest, places[axis] = divmod(rest, getattr(self.degrees, axis))
+        return {axis: places[axis] for axis in AXES}
 
     def describe(self) -> dict[str, int]:
         """Returns the degrees by name, as a manifest keeps them."""
-        return {REPLICATE: self.degrees.replicate, SHARD: self.degrees.shard}
+        named = {axis: getattr(self.degrees, axis) for axis in (*AXES, EXPERT)}
+        return {axis: n for axis, n in named.items() if n > 1 or axis in (REPLICATE, SHARD)}
 
 
-def _flat_mesh(group: dist.ProcessGroup, device_type: str, name: str) -> DeviceMesh:
-    return DeviceMesh.from_group(group, device_type, mesh_dim_names=(name,))
+def is_simulated() -> bool:
+    """Whether the world is torch's fake one, in one process, where gloo would wait for others."""
+    return str(dist.get_backend()) == "fake"
 
 
-def _param_mesh(
-    degrees: Degrees, device_type: str, world: dist.ProcessGroup, timeout: timedelta
+def _control_backend() -> str:
+    return "fake" if is_simulated() else "gloo"
+
+
+def _unflatten(
+    world: DeviceMesh, sizes: dict[str, int], *, keep: str, timeout: timedelta
 ) -> DeviceMesh:
-    if degrees.replicate == 1:
-        return _flat_mesh(world, device_type, SHARD)
-    grid = torch.arange(degrees.data_count).view(degrees.replicate, degrees.shard)
-    # init_device_mesh would leave these groups with torch's deadline instead of ours.
-    groups = [
-        dist.new_subgroups_by_enumeration(ranks.tolist(), timeout=timeout)[0]
-        for ranks in (grid.t(), grid)
-    ]
-    return DeviceMesh.from_group(groups, device_type, grid, mesh_dim_names=(REPLICATE, SHARD))
+    """Lays the world out along the axes larger than 1, and along `keep`."""
+    axes = {axis: size for axis, size in sizes.items() if size > 1 or axis == keep}
+    mesh = world._unflatten(0, tuple(axes.values()), tuple(axes))
+    for group in mesh.get_all_groups():  # they were made with torch's deadline
+        if group is not dist.group.WORLD and not is_simulated():
+            dist.distributed_c10d._set_pg_timeout(timeout, group)
+    return mesh
+
+
+def _groups(degrees: Degrees, timeout: timedelta) -> dict[Role, dist.ProcessGroup]:
+    """Collective: a group for each role of more than one rank; roles of the same ranks share it."""
+    shape = [getattr(degrees, axis) for axis in AXES]
+    grid = torch.arange(degrees.world_size).view(shape)
+    made: dict[Sequence[Sequence[int]], dist.ProcessGroup] = {}
+    found = {}
+    for role, along in _ALONG.items():
+        moved = [AXES.index(axis) for axis in along]
+        fixed = [dim for dim in range(len(AXES)) if dim not in moved]
+        size = math.prod(shape[dim] for dim in moved)
+        if size == 1:
+            continue
+        rows = grid.permute(*fixed, *moved).reshape(-1, size).tolist()
+        key = tuple(map(tuple, rows))
+        if key not in made:
+            made[key] = _group(rows, timeout)
+        found[role] = made[key]
+    return found
+
+
+def _group(rows: list[list[int]], timeout: timedelta) -> dist.ProcessGroup:
+    whole: dist.ProcessGroup | None = dist.group.WORLD
+    cut = dist.new_subgroups_by_enumeration(rows, timeout=timeout)[0] if len(rows) > 1 else whole
+    assert isinstance(cut, dist.ProcessGroup)
+    return cut

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import ValidationError
 
-from keepstep.parallel import DeviceKind, ParallelConfig, PrecisionConfig, PrecisionName
+from keepstep.parallel import (
+    ContextAttention,
+    DeviceKind,
+    MemoryConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    PrecisionName,
+    Recompute,
+)
 
 
 @pytest.mark.parametrize("name", ["replicate", "context", "tensor", "pipeline", "expert"])
@@ -21,10 +29,21 @@ def test_shard_is_minus_one_or_at_least_one(found: int) -> None:
         ParallelConfig(shard=found)
 
 
-@pytest.mark.parametrize("name", ["context", "tensor", "pipeline", "expert"])
-def test_a_degree_that_is_not_laid_out_yet_is_refused_and_says_so(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"parallel\.{name}: found 2.*replicate and shard only"):
-        ParallelConfig(**{name: 2})
+def test_an_unknown_schedule_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"found 'zbv', needed one of .*schedule=ZBVZeroBubble"):
+        ParallelConfig(schedule="zbv")
+    with pytest.raises(ValueError, match=r"schedule=Interleaved1F1B$"):
+        ParallelConfig(schedule="interleaved1f1b")
+    assert ParallelConfig(schedule="my/own.csv").schedule == "my/own.csv"
+
+
+def test_a_recompute_budget_needs_compiled_blocks() -> None:
+    with pytest.raises(ValueError, match=r"memory\.recompute=budget: found memory\.compile=false"):
+        MemoryConfig(recompute=Recompute.budget)
+    with pytest.raises(ValueError, match=r"memory\.activation_budget: found 1\.5, needed 0 to 1"):
+        MemoryConfig(activation_budget=1.5)
+    with pytest.raises(ValueError, match=r"memory\.loss_chunk_tokens: found 0, needed 1 or more"):
+        MemoryConfig(loss_chunk_tokens=0)
 
 
 @given(st.sampled_from([0.0, -1.0, float("inf"), float("nan")]))
@@ -39,7 +58,7 @@ def test_a_negative_number_of_microbatches_is_refused() -> None:
 
 
 def test_members_of_the_choices_are_named_as_their_values() -> None:
-    for choice in (DeviceKind, PrecisionName):
+    for choice in (DeviceKind, PrecisionName, ContextAttention, Recompute):
         assert [member.name for member in choice] == [member.value for member in choice]
 
 

@@ -52,7 +52,11 @@ def test_two_by_two_gives_each_rank_its_place() -> None:
         return topology.coordinates(), topology.data_index, topology.describe()
 
     assert run_world(4, body) == [
-        ({"replicate": r, "shard": s}, 2 * r + s, {"replicate": 2, "shard": 2})
+        (
+            {"pipeline": 0, "replicate": r, "shard": s, "context": 0, "tensor": 0},
+            2 * r + s,
+            {"replicate": 2, "shard": 2},
+        )
         for r in range(2)
         for s in range(2)
     ]
@@ -103,6 +107,71 @@ def test_the_control_group_is_apart_from_the_compute_group() -> None:
         assert topology.control not in (dist.group.WORLD, topology.group(Role.DATA))
 
     run_world(2, body)
+
+
+EIGHT = Degrees(1, 2, pipeline=2, tensor=2)
+
+
+def test_pipeline_is_outermost_and_tensor_innermost() -> None:
+    def body(rank: int) -> tuple[list[int], list[int], list[int], list[int]]:
+        topology = Topology.create(EIGHT, "cpu")
+        assert topology.param_mesh.mesh_dim_names == ("shard",)
+        at = topology.coordinates()
+        assert (at["pipeline"], at["shard"], at["tensor"]) == (rank // 4, rank // 2 % 2, rank % 2)
+        assert topology.data_index == at["shard"]
+        groups = [topology.group(role) for role in (Role.STAGE, Role.DATA, Role.TENSOR)]
+        return *(dist.get_process_group_ranks(group) for group in groups), topology.holders
+
+    found = run_world(8, body)
+    assert found[0] == ([0, 4], [0, 2], [0, 1], [0, 1, 2, 3])
+    assert found[7] == ([3, 7], [5, 7], [6, 7], [4, 5, 6, 7])
+
+
+def test_ranks_of_a_sequence_share_its_samples_and_the_parameters() -> None:
+    def body(rank: int) -> tuple[int, list[int], list[int], int]:
+        topology = Topology.create(Degrees(1, 2, context=2), "cpu")
+        loss, context = topology.group(Role.LOSS), topology.group(Role.CONTEXT)
+        assert topology.param_mesh.size() == 4
+        ranks = [dist.get_process_group_ranks(group) for group in (loss, context)]
+        return topology.data_index, *ranks, topology.group(Role.DATA).size()
+
+    everyone = [0, 1, 2, 3]
+    assert run_world(4, body) == [
+        (r // 2, everyone, [r // 2 * 2, r // 2 * 2 + 1], 2) for r in everyone
+    ]
+
+
+def test_experts_lie_on_neighbours_and_are_sharded_over_the_others() -> None:
+    def body(rank: int) -> tuple[list[int], list[int]]:
+        topology = Topology.create(Degrees(1, 4, expert=2), "cpu")
+        assert topology.expert_mesh is not None
+        assert topology.expert_param_mesh is not None
+        meshes = (topology.expert_mesh, topology.expert_param_mesh)
+        return tuple(dist.get_process_group_ranks(mesh.get_group()) for mesh in meshes)
+
+    assert run_world(4, body) == [
+        ([0, 1], [0, 2]),
+        ([0, 1], [1, 3]),
+        ([2, 3], [0, 2]),
+        ([2, 3], [1, 3]),
+    ]
+
+
+def test_experts_that_the_holders_cannot_share_are_refused() -> None:
+    needed = "parallel.expert: found 3, needed a divisor of .* = 4, .*set parallel.expert=2"
+    with pytest.raises(ValueError, match=needed):
+        Degrees.resolve(ParallelConfig(expert=3), 4)
+
+
+@given(counts, counts, counts)
+def test_all_degrees_multiply_to_the_world(pipeline: int, context: int, tensor: int) -> None:
+    config = ParallelConfig(pipeline=pipeline, context=context, tensor=tensor)
+    fixed = pipeline * context * tensor
+    degrees = Degrees.resolve(config, 3 * fixed)
+    assert (degrees.shard, degrees.world_size) == (3, 3 * fixed)
+    if fixed > 1:
+        with pytest.raises(ValueError, match=f"needed a multiple of {fixed}"):
+            Degrees.resolve(config, 3 * fixed + 1)
 
 
 def test_two_topologies_live_in_one_process() -> None:

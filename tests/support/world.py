@@ -72,6 +72,7 @@ def _fork(rank: int, size: int, body: Callable[[], Any], folder: Path, store: Pa
                 world_size=size,
                 timeout=timedelta(seconds=30),
             )
+            dist.barrier()  # a body may end before another rank is connected to this one
         value = pickle.dumps(body())
         (folder / f"result-{rank}").write_bytes(value)
         if dist.is_initialized():
