@@ -1,10 +1,12 @@
-"""What the runtime must know of a model beside its code: units of sharding, initial values, ties.
+"""What the runtime must know of a model beside its code: units of sharding, how matrices are cut,
+where stages may be cut, initial values, ties.
 
 Globs are fnmatch's, case-sensitive, and `*` crosses dots. Owns no tensor of a model.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from glob import escape
 from typing import Protocol, final
 
@@ -68,6 +70,43 @@ def _empty(shape: Sequence[int]) -> Tensor:
     return torch.empty(tuple(shape), dtype=torch.float32, device="cpu")
 
 
+class Style(StrEnum):
+    """What tensor parallelism does with a module; `tensor` says how each one is laid out."""
+
+    column = "column"
+    """A linear layer cut along its outputs; takes whole inputs, gives its part of the outputs."""
+    row = "row"
+    """A linear layer cut along its inputs; takes its part of them, gives the outputs' sum."""
+    vocabulary = "vocabulary"
+    """An embedding, or a `Head`, cut along the vocabulary."""
+    sequence = "sequence"
+    """A module that works on each position alone, such as a norm: on its part of the sequence."""
+    heads = "heads"
+    """A module that each rank calls on its own heads, such as a norm of queries: the parameters
+    are the same, their gradients are summed."""
+    gather = "gather"
+    """A module whose first input is made whole: what holds the column layers."""
+    partial = "partial"
+    """A module that takes its first input whole and whose output on each rank is a part of a sum:
+    what holds experts. Column and row layers inside it communicate nothing."""
+    replicate = "replicate"
+    """A module that every rank computes in whole; what no glob matches is one too."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """How a model falls into pipeline stages: it computes `first`, then the blocks in order, then
+    `last`, and hands one tensor from each to the next."""
+
+    blocks: str
+    """Glob of the repeated blocks, in the order in which they compute."""
+    first: tuple[str, ...] = ()
+    """Globs of the modules that the first stage alone has."""
+    last: tuple[str, ...] = ()
+    """Globs of the modules that the last stage alone has."""
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -81,6 +120,23 @@ class Plan:
     one. Empty leaves it to the module's constructor."""
     tied: tuple[tuple[str, str], ...] = ()
     """Pairs of a parameter's name and the name of the parameter whose memory it shares."""
+    tensor: tuple[tuple[str, Style], ...] = ()
+    """Globs of module names with what tensor parallelism does with them, first match wins. Empty:
+    the model cannot be cut so."""
+    has_sequence: bool = True
+    """Whether the modules between the cut ones may work on a part of the sequence each."""
+    heads: tuple[int, ...] = ()
+    """Numbers that tensor parallelism must divide: of query heads, of key-value heads."""
+    num_experts: int = 0
+    """Experts of each layer that has an `Experts`, which expert parallelism must divide; 0: the
+    model has none."""
+    cut: Cut | None = None
+    """How the model falls into pipeline stages; None: it cannot."""
+    sequence_inputs: tuple[str, ...] = ()
+    """Names of the arguments of forward whose dim 1 is the sequence, which context parallelism
+    cuts. Empty: the model cannot be cut so."""
+    positions: str | None = None
+    """Name of the argument of forward that takes the positions in the sequence, (1, T), int64."""
     flops_per_token: float | None = None
     """Floating point operations of forward and backward for one token; None: not known."""
 
