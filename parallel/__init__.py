@@ -1,30 +1,39 @@
 """Degrees become a device mesh, and a module becomes a sharded one, in every dtype policy."""
 
-from .assemble import assemble
+from .assemble import assemble  # noqa: I001 - one line a file
+from .balance import Balance
+from .check import check_settings
 from .collectives import Exchange, begin_sum, max_, sum_
-from .config import DeviceKind, ParallelConfig, PrecisionConfig, PrecisionName
-from .gradients import clip_, gradient_norm
-from .initialise import canonical_name, initialise
+from .config import (
+    ContextAttention, DeviceKind, MemoryConfig, ParallelConfig, PrecisionConfig, PrecisionName,
+    Recompute,
+)  # fmt: skip
+from .gradients import clip_, clip_factor, gradient_groups, gradient_norm, squares
+from .initialise import initialise
+from .layers import Attend, Experts, Head, Router, permute
 from .mesh import Degrees, Role, Topology
-from .plan import Initial, Normal, Ones, Plan, TruncatedNormal, Zeros
-from .precision import Policy
+from .names import canonical_name
+from .pipeline import Call, Pipeline, Stages, fewest_microbatches, lent_parameters
+from .plan import Cut, Initial, Normal, Ones, Plan, Style, TruncatedNormal, Zeros
+from .positions import global_positions, held_indices, is_sharded
+from .precision import LossScale, Policy
 from .process import (
-    World,
-    client_store,
-    join,
-    keep_freed_memory,
-    leave,
-    open_store,
-    pick_device,
-    read_world,
+    World, client_store, join, keep_freed_memory, leave, open_store, pick_device, read_world,
     set_variable,
-)
+)  # fmt: skip
 from .shard import apply_shard, reshard, set_last_microbatch
+from .simulate import simulated_world
+from .tensor import sequence_multiple
 
 __all__ = [
-    "Degrees", "DeviceKind", "Exchange", "Initial", "Normal", "Ones", "ParallelConfig", "Plan",
-    "Policy", "PrecisionConfig", "PrecisionName", "Role", "Topology", "TruncatedNormal", "World",
-    "Zeros", "apply_shard", "assemble", "begin_sum", "canonical_name", "client_store", "clip_",
-    "gradient_norm", "initialise", "join", "keep_freed_memory", "leave", "max_", "open_store",
-    "pick_device", "read_world", "reshard", "set_last_microbatch", "set_variable", "sum_",
+    "Attend", "Balance", "Call", "ContextAttention", "Cut", "Degrees", "DeviceKind", "Exchange",
+    "Experts", "Head", "Initial", "LossScale", "MemoryConfig", "Normal", "Ones", "ParallelConfig",
+    "Pipeline", "Plan", "Policy", "PrecisionConfig", "PrecisionName", "Recompute", "Role",
+    "Router", "Stages", "Style", "Topology", "TruncatedNormal", "World", "Zeros", "apply_shard",
+    "assemble", "begin_sum", "canonical_name", "check_settings", "client_store", "clip_",
+    "clip_factor", "fewest_microbatches", "global_positions", "gradient_groups", "gradient_norm",
+    "held_indices", "initialise", "is_sharded", "join", "keep_freed_memory", "leave",
+    "lent_parameters", "max_", "open_store", "permute", "pick_device", "read_world", "reshard",
+    "sequence_multiple", "set_last_microbatch", "set_variable", "simulated_world", "squares",
+    "sum_",
 ]  # fmt: skip

@@ -1,51 +1,105 @@
-"""The norm of a model's gradients over all its shards, and clipping by it.
+"""The norm of a model's gradients over all its shards, stages and experts, and clipping by it.
 
-Neither waits for the device; the verdict on a norm is the caller's.
+Each rank squares what it alone holds; one sum over the world gives the norm, whatever meshes the
+gradients lie on (hazard T5). Nothing here communicates or waits for the device but `squares`.
 """
 
+import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial
+
+from .collectives import Exchange, sum_
+from .names import canonical_name
+from .pipeline.stages import lent_parameters
+from .plan import Plan
+
+_NUMBERED = re.compile(r"[^\d.][^.]*(\.[^\d.][^.]*)*\.\d+(?=\.)")
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Collective: returns the L2 norm of the full gradients, 0-d float32, equal on all ranks.
+def squares(groups: Mapping[str, Iterable[nn.Parameter]]) -> list[float]:
+    """This rank's part of the squared L2 norm of each group's full gradients, in their order.
 
-    Parameters without a gradient are skipped; without any the norm is 0. Gradients are grouped by
-    mesh, since torch refuses a norm over several.
+    Summed over all ranks of the world the parts are the squares: of copies that are equal on
+    several ranks one rank counts each, but a copy that is not finite counts wherever it is.
+    Parameters without a gradient count nothing. Waits for the device.
+
+    Raises:
+        RuntimeError: a gradient is a Partial DTensor, which has no value yet.
     """
-    groups: dict[DeviceMesh | None, list[Tensor]] = {}
-    for grad in _gradients(parameters):
-        groups.setdefault(grad.device_mesh if isinstance(grad, DTensor) else None, []).append(grad)
-    norms = [_full_norm(group) for group in groups.values()]
-    if len(norms) < 2:
-        return norms[0] if norms else torch.zeros(())
-    combined: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return combined
+    members = {name: [p for p in group if p.grad is not None] for name, group in groups.items()}
+    grads = [p.grad for group in members.values() for p in group if p.grad is not None]
+    if not grads:
+        return [0.0] * len(members)
+    local = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
+    # Norms first: the square of a large float32 gradient need not be a float32.
+    # And in float32 where gradients are bfloat16, whose norms would have its 8 bits.
+    norms = torch.stack(torch._foreach_norm(local, 2, torch.float32)).double().cpu()
+    counts = torch.tensor([_counts(grad) for grad in grads])
+    norms = norms.where(counts | ~norms.isfinite(), 0.0)
+    sizes = [len(group) for group in members.values()]
+    return [float(part.square().sum()) for part in norms.split(sizes)]
 
 
-def clip_(parameters: Iterable[nn.Parameter], norm: Tensor, max_norm: float) -> None:
-    """Scales the gradients in place so that their norm, now `norm`, is at most `max_norm`.
+def _counts(grad: Tensor) -> bool:
+    """Whether this rank counts its part of a gradient: no lower rank has the same one."""
+    if not isinstance(grad, DTensor):
+        return True
+    here = grad.device_mesh.get_coordinate() or ()
+    if any(isinstance(placement, Partial) for placement in grad.placements):
+        raise RuntimeError(f"a gradient of placements {grad.placements} has no value yet")
+    return not any(
+        placement.is_replicate() and place > 0
+        for place, placement in zip(here, grad.placements, strict=True)
+    )
 
-    A `max_norm` of 0 or infinity clips nothing. A norm that is not finite spoils the gradients:
-    look at it before you step.
+
+def gradient_groups(
+    module: nn.Module, plan: Plan, exchange: Exchange
+) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
+    """Collective: what `squares` counts, by block, the same names in the same order on all ranks.
+
+    Returns:
+        Trainable parameters by group: the name up to its first number, as layers.3, or its first
+        word; and the copies of tied parameters, which their owner's rank counts.
     """
-    grads = [g.to_local() if isinstance(g, DTensor) else g for g in _gradients(parameters)]
-    if max_norm <= 0 or math.isinf(max_norm) or not grads:
-        return
-    # Scaling by exactly 1.0 changes no bit, so there is no branch that would need the value here.
-    scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-    torch._foreach_mul_(grads, scale.to(grads[0].device))
+    lent = lent_parameters(module, plan)
+    groups: dict[str, list[nn.Parameter]] = {}
+    copies = []
+    for raw, parameter in module.named_parameters():
+        name = canonical_name(raw)
+        if name in lent:
+            copies.append(parameter)
+        elif parameter.requires_grad:
+            numbered = _NUMBERED.match(name)
+            group = numbered.group() if numbered else name.split(".")[0]
+            groups.setdefault(group, []).append(parameter)
+    said = exchange.gather_bytes(json.dumps(list(groups)).encode())
+    names = dict.fromkeys(name for one in said for name in json.loads(one))
+    return {name: groups.get(name, []) for name in names}, copies
 
 
-def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+def gradient_norm(
+    parameters: Iterable[nn.Parameter], world: torch.distributed.ProcessGroup | None
+) -> float:
+    """Collective: the L2 norm of the full gradients over all ranks of `world`, equal on each."""
+    parts = torch.tensor(squares({"": parameters}), dtype=torch.float64)
+    return math.sqrt(float(sum_(parts, world)))
 
 
-def _full_norm(grads: list[Tensor]) -> Tensor:
-    norm = nn.utils.get_total_norm(grads)
-    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).float()
+def clip_(parameters: Sequence[nn.Parameter], factor: float) -> None:
+    """Scales the gradients in place by `factor`; 1 changes no bit and costs nothing."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if factor != 1.0 and grads:
+        torch._foreach_mul_([g.to_local() if isinstance(g, DTensor) else g for g in grads], factor)
+
+
+def clip_factor(norm: float, max_norm: float) -> float:
+    """What gradients of a norm are scaled by so that it is at most `max_norm`; 0 clips nothing."""
+    if max_norm <= 0 or math.isinf(max_norm):
+        return 1.0
+    return min(1.0, max_norm / (norm + 1e-6))

@@ -9,18 +9,12 @@ from fnmatch import fnmatchcase
 import torch
 import xxhash
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
+from .names import canonical_name
+from .pipeline.cut import Absent
 from .plan import Initial, Plan
-
-WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
-
-
-def canonical_name(name: str) -> str:
-    """Strips what compile and checkpoint wrappers add to a parameter's or module's name."""
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
+from .positions import held_slices
 
 
 def initialise(module: nn.Module, plan: Plan, *, seed: int) -> None:
@@ -45,14 +39,15 @@ def initialise(module: nn.Module, plan: Plan, *, seed: int) -> None:
 
 
 def owned_parameters(module: nn.Module, plan: Plan) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yields canonical names and parameters, each memory once, under the name that owns it."""
-    borrowed = {name for name, _ in plan.tied}
+    """Yields canonical names and parameters, each memory once, under the name that owns it: also
+    where another pipeline stage has the owner, and this module a copy of it."""
+    owners = dict(plan.tied)
     seen: set[int] = set()
     for name, parameter in module.named_parameters(remove_duplicate=False):
         name = canonical_name(name)
-        if name not in borrowed and id(parameter) not in seen:
+        if id(parameter) not in seen:
             seen.add(id(parameter))
-            yield name, parameter
+            yield owners.get(name, name), parameter
 
 
 def derived_seed(seed: int, name: str) -> int:
@@ -68,7 +63,10 @@ def retie(module: nn.Module, plan: Plan) -> None:
     """
     parameters = module.named_parameters(remove_duplicate=False)
     names = {canonical_name(name): name for name, _ in parameters}
+    is_cut = any(isinstance(child, Absent) for child in module.modules())
     for borrower, owner in plan.tied:
+        if is_cut and not {borrower, owner} <= names.keys():
+            continue
         for name in (borrower, owner):
             if name not in names:
                 raise ValueError(
@@ -87,8 +85,6 @@ def _initial_of(name: str, plan: Plan) -> Initial | None:
 def _fill(parameter: nn.Parameter, initial: Initial, generator: torch.Generator) -> None:
     full = initial.draw(parameter.shape, generator)
     if isinstance(parameter, DTensor):
-        mesh, placements = parameter.device_mesh, parameter.placements
-        part = distribute_tensor(full, mesh, placements, src_data_rank=None)
-        parameter.to_local().copy_(part.to_local())
+        parameter.to_local().copy_(full[held_slices(parameter)])
     else:
         parameter.copy_(full)

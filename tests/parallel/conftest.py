@@ -94,7 +94,7 @@ def assembled(
         policy=Policy.of(PrecisionConfig(name=precision)),
         device=CPU,
         seed=seed,
-        reshard_after_forward=config.reshard_after_forward,
+        parallel=config,
     )
     return module, topology
 
