@@ -5,12 +5,26 @@ knows nothing of ranks. Shapes: B batch, T positions, D width, H heads, K key-va
 width, V vocabulary.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...parallel import Initial, Normal, Ones, Plan
+from ...parallel import Attend, Cut, Head, Initial, Normal, Ones, Plan, Style
 from ..config import LlamaConfig
+
+# Of all but the feed-forwards, and of the linear layers inside these.
+FRAME_STYLES = (
+    *(("embed_tokens", Style.vocabulary), ("layers.*.self_attn", Style.gather)),
+    *((f"layers.*.{name}_proj", Style.column) for name in ("q", "k", "v")),
+    *(("layers.*.o_proj", Style.row), ("*norm", Style.sequence)),
+    ("lm_head", Style.vocabulary),
+)
+DENSE_STYLES = (
+    *((f"layers.*.{name}_proj", Style.column) for name in ("gate", "up")),
+    ("layers.*.down_proj", Style.row),
+)
 
 
 class RMSNorm(nn.Module):
@@ -47,12 +61,17 @@ class Rotary(nn.Module):
         self.cos_TF.copy_(angles.cos())
         self.sin_TF.copy_(angles.sin())
 
-    def forward(self, x_BHTF: Tensor) -> Tensor:
-        length = x_BHTF.shape[-2]
+    def forward(self, x_BHTF: Tensor, positions_BT: Tensor | None = None) -> Tensor:
         half = x_BHTF.shape[-1] // 2
         turned = torch.cat((-x_BHTF[..., half:], x_BHTF[..., :half]), dim=-1)
-        cos, sin = self.cos_TF[:length].to(x_BHTF.dtype), self.sin_TF[:length].to(x_BHTF.dtype)
+        cos, sin = (self._at(table, x_BHTF, positions_BT) for table in (self.cos_TF, self.sin_TF))
         return x_BHTF * cos + turned * sin
+
+    @staticmethod
+    def _at(table_TF: Tensor, x_BHTF: Tensor, positions_BT: Tensor | None) -> Tensor:
+        if positions_BT is None:
+            return table_TF[: x_BHTF.shape[-2]].to(x_BHTF.dtype)
+        return table_TF[positions_BT].unsqueeze(1).to(x_BHTF.dtype)
 
 
 class Attention(nn.Module):
@@ -67,15 +86,17 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, kv_width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
         self.rotary_emb = Rotary(self.head_width, max_length, config.rope_theta)
+        self.attend = Attend()
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, positions_BT: Tensor | None = None, documents_BT: Tensor | None = None
+    ) -> Tensor:
         q, k, v = (
             projection(x_BTD).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y_BHTF = F.scaled_dot_product_attention(
-            self.rotary_emb(q), self.rotary_emb(k), v, is_causal=True, enable_gqa=True
-        )
+        q, k = self.rotary_emb(q, positions_BT), self.rotary_emb(k, positions_BT)
+        y_BHTF = self.attend(q, k, v, documents_BT=documents_BT)
         y: Tensor = self.o_proj(y_BHTF.transpose(1, 2).flatten(-2))
         return y
 
@@ -83,9 +104,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """SwiGLU feed-forward (arXiv 2002.05202)."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        width, inner = config.hidden_size, config.intermediate_size
         self.gate_proj = nn.Linear(width, inner, bias=False)
         self.up_proj = nn.Linear(width, inner, bias=False)
         self.down_proj = nn.Linear(inner, width, bias=False)
@@ -96,40 +116,70 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: attention, then feed-forward."""
+    """Pre-norm residual block: attention, then the feed-forward `mlp`, (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, config: LlamaConfig, max_length: int) -> None:
+    def __init__(self, config: LlamaConfig, max_length: int, mlp: nn.Module) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.self_attn = Attention(config, max_length)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = mlp
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD))
+    def forward(
+        self, x_BTD: Tensor, positions_BT: Tensor | None = None, documents_BT: Tensor | None = None
+    ) -> Tensor:
+        h_BTD = self.input_layernorm(x_BTD)
+        x_BTD = x_BTD + self.self_attn(h_BTD, positions_BT, documents_BT)
         y: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return y
 
 
 class Llama(nn.Module):
-    """Token ids (B, T), int64 -> logits (B, T, V)."""
+    """Token ids (B, T), int64 -> logits (B, T, V), or with targets their summed cross entropy.
 
-    def __init__(self, config: LlamaConfig, *, vocabulary_size: int, max_length: int) -> None:
+    Args:
+        feed_forward: makes the feed-forward of a layer, by its number; None: SwiGLUs.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        *,
+        vocabulary_size: int,
+        max_length: int,
+        loss_chunk_tokens: int = 1024,
+        feed_forward: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.max_length = max_length
+        make = feed_forward or (lambda _: MLP(config.hidden_size, config.intermediate_size))
         self.embed_tokens = nn.Embedding(vocabulary_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, max_length) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            Block(config, max_length, make(number)) for number in range(config.num_layers)
+        )
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, vocabulary_size, bias=False)
+        self.lm_head = Head(config.hidden_size, vocabulary_size, chunk_tokens=loss_chunk_tokens)
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Logits, or with targets (-100 counts for nothing) their cross entropy, summed, fp32.
+
+        Args:
+            positions_BT: of the tokens in their sequence, (B, T) or (1, T); None counts from 0.
+            documents_BT: ids; a token attends to those of its own document only.
+        """
         x_BTD = self.embed_tokens(tokens_BT)
         for layer in self.layers:
-            x_BTD = layer(x_BTD)
-        logits: Tensor = self.lm_head(self.norm(x_BTD))
-        return logits
+            x_BTD = layer(x_BTD, positions_BT, documents_BT)
+        output: Tensor = self.lm_head(self.norm(x_BTD), targets_BT)
+        return output
 
 
 def llama_plan(config: LlamaConfig, *, vocabulary_size: int, sequence_length: int) -> Plan:
@@ -146,6 +196,11 @@ def llama_plan(config: LlamaConfig, *, vocabulary_size: int, sequence_length: in
             ("*", Normal(std=std)),
         ),
         tied=(("lm_head.weight", "embed_tokens.weight"),) if config.tie_embeddings else (),
+        tensor=(*FRAME_STYLES, ("layers.*.mlp", Style.gather), *DENSE_STYLES),
+        heads=(config.num_heads, config.num_kv_heads),
+        cut=Cut(first=("embed_tokens",), blocks="layers.*", last=("norm", "lm_head")),
+        sequence_inputs=("tokens_BT", "targets_BT", "positions_BT", "documents_BT"),
+        positions="positions_BT",
         flops_per_token=flops_per_token(config, vocabulary_size, sequence_length),
     )
 
@@ -153,8 +208,16 @@ def llama_plan(config: LlamaConfig, *, vocabulary_size: int, sequence_length: in
 def flops_per_token(config: LlamaConfig, vocabulary_size: int, sequence_length: int) -> float:
     """Training FLOPs a token: 6 per matrix weight, plus 12 x layers x width x length of attention
     without credit for the causal half (the convention of PaLM, arXiv 2204.02311, appendix B)."""
-    width, inner = config.hidden_size, config.intermediate_size
+    dense = 3 * config.hidden_size * config.intermediate_size
+    return flops_of(config, vocabulary_size, sequence_length, config.num_layers * dense)
+
+
+def flops_of(
+    config: LlamaConfig, vocabulary_size: int, sequence_length: int, feed_forward_weights: int
+) -> float:
+    """As `flops_per_token`, with feed-forwards that use so many weights for one token, together."""
+    width = config.hidden_size
     kv_width = width // config.num_heads * config.num_kv_heads
-    block = 2 * width * width + 2 * width * kv_width + 3 * width * inner
-    weights = config.num_layers * block + width * vocabulary_size
+    attention = config.num_layers * (2 * width * width + 2 * width * kv_width)
+    weights = attention + feed_forward_weights + width * vocabulary_size
     return float(6 * weights + 12 * config.num_layers * width * sequence_length)
