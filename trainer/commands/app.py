@@ -8,6 +8,7 @@ from ..errors import ConfigError
 from ..recovery.verdict import EXIT_WRONG
 from .checkpoint import checkpoint
 from .data import data
+from .plan import plan
 from .train import train
 
 app = typer.Typer(
@@ -25,6 +26,12 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
 )(train)
+
+app.command(
+    "plan",
+    help="Show what each layout takes of a rank's memory. Arguments are Hydra overrides.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(plan)
 
 
 def main() -> None:
