@@ -22,19 +22,26 @@ from ..data import (
 from ..parallel import (
     Degrees,
     Exchange,
+    LossScale,
+    Pipeline,
     Plan,
     Policy,
+    Stages,
     Topology,
     World,
     assemble,
+    check_settings,
+    fewest_microbatches,
     join,
     keep_freed_memory,
     pick_device,
+    sequence_multiple,
 )
 from .config import RunConfig
 from .errors import ConfigError
+from .forward_backward import Flat, Piped, Runner
 from .identity import checkpoint_folder
-from .optim import build_adamw
+from .optim import build_optimizer
 from .recipe import MakeRecipe, Recipe
 from .recovery.heartbeat import Phase
 from .recovery.life import Life
@@ -50,6 +57,10 @@ class Job:
     topology: Topology
     module: nn.Module
     plan: Plan
+    runner: Runner
+    scale: LossScale
+    random_place: int
+    """Which random numbers this rank draws, apart from the micro-batch: see `seeds`."""
     optimizer: torch.optim.Optimizer
     order: OrderRecipe
     loader: Loader
@@ -65,13 +76,11 @@ def check(config: RunConfig, world: World) -> Degrees:
         ValueError: one sentence with the setting, what was found, what was needed and what to do.
     """
     degrees = Degrees.resolve(config.parallel, world.world_size)
-    if config.train.batch_samples is not None:
-        share_microbatches(
-            config.train.batch_samples, config.train.microbatch_samples, 0, degrees.data_count
-        )
-    elif config.train.batch_tokens % config.data.sequence_length == 0:
-        samples = config.train.batch_tokens // config.data.sequence_length
+    check_settings(config.parallel, config.memory, config.parallel.device.value)
+    if (samples := _samples(config)) is not None:
         share_microbatches(samples, config.train.microbatch_samples, 0, degrees.data_count)
+    _check_sequence(config)
+    _check_microbatches(config, degrees)
     path = config.checkpoint.path
     if path is not None and "://" in path:
         raise ConfigError(
@@ -87,6 +96,47 @@ def check(config: RunConfig, world: World) -> Degrees:
     return degrees
 
 
+def _check_sequence(config: RunConfig) -> None:
+    unit, found = sequence_multiple(config.parallel), config.data.sequence_length
+    if found % unit:
+        raise ConfigError(
+            f"data.sequence_length: found {found}, needed a multiple of {unit} for parallel.context"
+            f"={config.parallel.context} and parallel.tensor={config.parallel.tensor}; set "
+            f"data.sequence_length={max(1, round(found / unit)) * unit}, or other degrees"
+        )
+
+
+def _check_microbatches(config: RunConfig, degrees: Degrees) -> None:
+    """What a pipeline needs of the number of micro-batches, where the batch is known already."""
+    if degrees.pipeline == 1 or (samples := _samples(config)) is None:
+        return
+    train, parallel = config.train, config.parallel
+    count = samples // train.microbatch_samples // degrees.data_count
+    if parallel.microbatches not in (0, count):
+        raise ConfigError(
+            f"parallel.microbatches: found {parallel.microbatches}, needed 0 or {count}, a rank's "
+            f"share of the batch in micro-batches of {train.microbatch_samples} samples; set "
+            "parallel.microbatches=0"
+        )
+    needed = fewest_microbatches(parallel, degrees.pipeline)
+    if count < needed:
+        fitting = train.microbatch_samples * needed * degrees.data_count
+        raise ConfigError(
+            f"train.microbatch_samples: found {train.microbatch_samples}, which makes {count} "
+            f"micro-batches a rank, needed {needed} or more for parallel.schedule="
+            f"{parallel.schedule} on parallel.pipeline={degrees.pipeline} ranks; set "
+            f"train.batch_samples={fitting}, or smaller micro-batches, or fewer stages"
+        )
+
+
+def _samples(config: RunConfig) -> int | None:
+    """Samples of a step, where they follow from the settings alone."""
+    if config.train.batch_samples is not None:
+        return config.train.batch_samples
+    samples, rest = divmod(config.train.batch_tokens, config.data.sequence_length)
+    return None if rest else samples
+
+
 def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
     """Collective: every rank of a generation makes its part of the job. Blocks; may prepare data.
 
@@ -98,6 +148,7 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
         degrees, policy = check(config, world), Policy.of(config.precision)
         kind, on_node = config.parallel.device, world.local_world_size
         device = pick_device(kind, world.local_rank, local_world_size=on_node)
+        check_settings(config.parallel, config.memory, device.type)
         policy.apply(device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -108,15 +159,7 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
     join(life.meeting_store(), world.rank, world.world_size, device=device, timeout=deadline)
     topology = Topology.create(degrees, device.type, timeout=deadline)
     plan = recipe.plan or Plan()
-    module = assemble(
-        recipe.model,
-        plan=plan,
-        topology=topology,
-        policy=policy,
-        device=device,
-        seed=config.train.seed,
-        reshard_after_forward=config.parallel.reshard_after_forward,
-    )
+    module = _module(config, recipe, topology=topology, policy=policy, device=device)
     with _settings_at_fault():
         order, loader, size = _loader(config, recipe, samples, topology)
     return Job(
@@ -126,6 +169,9 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
         topology=topology,
         module=module,
         plan=plan,
+        runner=_runner(config, recipe, module, plan, device),
+        scale=LossScale.for_fp16() if policy.has_scale else LossScale(),
+        random_place=_random_place(config, plan, topology),
         optimizer=_optimizer(config, recipe, module),
         order=order,
         loader=loader,
@@ -135,8 +181,57 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
             LocalStore(checkpoint_folder(config)),
             Exchange(topology.control),
             keep=config.checkpoint.keep,
+            holders=topology.holders,
         ),
     )
+
+
+def _module(
+    config: RunConfig, recipe: Recipe, *, topology: Topology, policy: Policy, device: torch.device
+) -> nn.Module:
+    """This rank's part of the model. What its layout refuses is a setting at fault, in one
+    sentence; what the model's own constructor raises keeps its traceback."""
+    own: list[Exception] = []
+
+    def model() -> nn.Module:
+        try:
+            return recipe.model()
+        except Exception as error:
+            own.append(error)
+            raise
+
+    try:
+        return assemble(
+            model,
+            plan=recipe.plan,
+            topology=topology,
+            policy=policy,
+            device=device,
+            seed=config.train.seed,
+            parallel=config.parallel,
+            memory=config.memory,
+        )
+    except ValueError as error:
+        if isinstance(error, ConfigError) or any(error is one for one in own):
+            raise
+        raise ConfigError(str(error)) from error
+
+
+def _runner(
+    config: RunConfig, recipe: Recipe, module: nn.Module, plan: Plan, device: torch.device
+) -> Runner:
+    if not isinstance(module, Stages):
+        return Flat(module, recipe.loss, device)
+    pipeline = Pipeline(module, plan, schedule=config.parallel.schedule, device=device)
+    return Piped(pipeline, recipe.loss, device)
+
+
+def _random_place(config: RunConfig, plan: Plan, topology: Topology) -> int:
+    """Ranks that have different parts of a sequence draw differently; ranks that have the same
+    activations, each whole, draw alike."""
+    at = topology.coordinates()
+    is_cut = config.parallel.sequence_parallel and plan.has_sequence
+    return at["context"] * topology.degrees.tensor + (at["tensor"] if is_cut else 0)
 
 
 def _recipe(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Recipe:
@@ -201,7 +296,7 @@ def _loader(
 def _optimizer(config: RunConfig, recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
     if recipe.optimizer is not None:
         return recipe.optimizer(p for p in module.parameters() if p.requires_grad)
-    return build_adamw(config.optim, module)
+    return build_optimizer(config.optim, module, seed=config.train.seed)
 
 
 def _source(samples: Source | dict[str, torch.Tensor]) -> Source:

@@ -21,8 +21,40 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ..parallel import set_variable
-from .config import CosineConfig, LlamaConfig, RunConfig, WSDConfig
+from .config import (
+    ConstantConfig,
+    CosineConfig,
+    HuggingFaceConfig,
+    InverseSqrtConfig,
+    LinearConfig,
+    LlamaConfig,
+    MoEConfig,
+    RunConfig,
+    ViTConfig,
+    WSDConfig,
+)
 from .errors import ConfigError
+from .optim.config import AdamWConfig, LionConfig, MuonConfig, SGDConfig
+
+_SCHEMAS: dict[str, dict[str, type]] = {
+    "model": {
+        "huggingface": HuggingFaceConfig,
+        "llama": LlamaConfig,
+        "moe": MoEConfig,
+        "vit": ViTConfig,
+    },
+    "optim": {"adamw": AdamWConfig, "lion": LionConfig, "muon": MuonConfig, "sgd": SGDConfig},
+    "schedule": {
+        "constant": ConstantConfig,
+        "cosine": CosineConfig,
+        "inverse_sqrt": InverseSqrtConfig,
+        "linear": LinearConfig,
+        "wsd": WSDConfig,
+    },
+}
+
+_OPEN = ("model.config",)
+"""Keys that hold whatever another package names."""
 
 Job = Callable[[RunConfig, int | None], int]
 
@@ -31,9 +63,9 @@ def register_schemas() -> None:
     """Tells Hydra the types behind the files in configs/."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
-    store.store(group="model", name="llama_schema", node=LlamaConfig)
-    store.store(group="schedule", name="cosine_schema", node=CosineConfig)
-    store.store(group="schedule", name="wsd_schema", node=WSDConfig)
+    for group, options in _SCHEMAS.items():
+        for name, node in options.items():
+            store.store(group=group, name=f"{name}_schema", node=node)
 
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
@@ -146,6 +178,12 @@ def _sentence(error: BaseException) -> str:
 
 def _unknown_key(key: str) -> str:
     keys = _keys()
+    parent = key.rpartition(".")[0]
+    if parent in _OPEN:
+        return (
+            f"{key}: found a key that {parent} has no value of yet, needed a plus before it, as "
+            f"Hydra adds keys; write +{key}=VALUE"
+        )
     if key in keys:  # it is one of another model or schedule than the chosen one
         group = key.split(".")[0]
         return (
@@ -166,6 +204,11 @@ def _keys() -> list[str]:
     sections = {field.name: field.type for field in dataclasses.fields(RunConfig)}
     keys = list(sections)
     for name, kind in sections.items():
-        kinds = (kind, *kind.__subclasses__()) if isinstance(kind, type) else ()
+        kinds = _with_subclasses(kind) if isinstance(kind, type) else []
         keys += [f"{name}.{f.name}" for one in kinds for f in dataclasses.fields(one)]
     return sorted(set(keys))
+
+
+def _with_subclasses(kind: type) -> list[type]:
+    below: list[type] = kind.__subclasses__()
+    return [kind, *(found for one in below for found in _with_subclasses(one))]

@@ -3,19 +3,15 @@
 Each object checks its own fields; what several must agree on is checked in trainer/build.py.
 """
 
-import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from ..checkpoint import CheckpointConfig
 from ..data import DataConfig
-from ..parallel import ParallelConfig, PrecisionConfig
-
-
-def require(holds: bool, key: str, found: object, needed: str, remedy: str) -> None:
-    """Raises the one-sentence ValueError of a wrong setting unless `holds`."""
-    if not holds:
-        raise ValueError(f"{key}: found {found!r}, needed {needed}; {remedy}")
+from ..parallel import MemoryConfig, ParallelConfig, PrecisionConfig
+from .optim.config import OptimConfig
+from .require import require
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,38 +68,117 @@ class LlamaConfig(ModelConfig):
         )
 
 
-@dataclass(kw_only=True, slots=True)
-class OptimConfig:
-    """AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101)."""
+class LoadBalance(StrEnum):
+    """What keeps the experts of a layer evenly loaded; `parallel.Router` says how."""
 
-    lr: float = 3e-3
-    """Peak learning rate; the schedule scales it."""
-    beta1: float = 0.9
-    """Decay of the first moment, per step."""
-    beta2: float = 0.95
-    """Decay of the second moment, per step."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 0.1
-    """Decay per unit of learning rate, on matrices only (not on norms and biases)."""
-    clip_norm: float = 1.0
-    """Largest L2 norm of the whole gradient; 0 means no clipping."""
+    bias = "bias"
+    loss = "loss"
+    none = "none"
+
+
+@dataclass(kw_only=True, slots=True)
+class MoEConfig(LlamaConfig):
+    """A Llama whose feed-forwards are mixtures of experts, after a number of dense layers."""
+
+    num_experts: int
+    """Experts of one layer."""
+    num_experts_per_token: int
+    """Experts that each token goes to."""
+    moe_intermediate_size: int
+    """Width of one expert, in features; intermediate_size is that of the dense layers."""
+    num_shared_experts: int = 0
+    """Experts that every token goes to beside the chosen ones; computed as one SwiGLU."""
+    num_dense_layers: int = 0
+    """First layers whose feed-forward is dense; fewer than num_layers."""
+    routed_scaling_factor: float = 1.0
+    """Sum of a token's weights over its chosen experts."""
+    load_balance: LoadBalance = LoadBalance.bias
+    """bias: a bias that steers the choice alone; loss: an auxiliary loss; none."""
+    balance_bias_rate: float = 0.001
+    """What the bias moves by in one step, in units of the scores, which are 0 to 1."""
+    balance_loss_weight: float = 0.01
+    """Weight of the auxiliary loss beside the mean loss of a token."""
 
     def __post_init__(self) -> None:
-        holds = 0 < self.lr < math.inf
-        require(holds, "optim.lr", self.lr, "a finite number above 0", "set for example 3e-4")
-        for name in ("beta1", "beta2"):
+        LlamaConfig.__post_init__(self)
+        for name in ("num_experts", "moe_intermediate_size"):
             value = getattr(self, name)
-            require(0 <= value < 1, f"optim.{name}", value, "0 <= value < 1", "set for example 0.9")
-        for name in ("eps", "weight_decay", "clip_norm"):
+            require(value >= 1, f"model.{name}", value, "1 or more", "set a positive number")
+        for name, most in (
+            ("num_experts_per_token", self.num_experts),
+            ("num_dense_layers", self.num_layers - 1),
+        ):
+            least, value = int(name == "num_experts_per_token"), getattr(self, name)
+            holds, needed = least <= value <= most, f"{least} to {most}"
+            require(holds, f"model.{name}", value, needed, f"set model.{name}={least}")
+        found = self.num_shared_experts
+        require(found >= 0, "model.num_shared_experts", found, "0 or more", "set 0 for none")
+        for name in ("routed_scaling_factor", "balance_bias_rate", "balance_loss_weight"):
             value = getattr(self, name)
-            require(value >= 0, f"optim.{name}", value, "0 or more", "set 0 to switch it off")
+            require(value > 0, f"model.{name}", value, "more than 0", "leave it out")
+
+
+@dataclass(kw_only=True, slots=True)
+class HuggingFaceConfig(ModelConfig):
+    """A causal language model of the package transformers (extra `huggingface`)."""
+
+    architecture: str | None = None
+    """Name of its class, such as LlamaForCausalLM; null takes it from the config.json of `path`."""
+    path: str | None = None
+    """Local folder with config.json and, where training begins with them, weights in safetensors;
+    or such a JSON file."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Keys of the architecture's configuration, such as hidden_size; they outrank config.json's.
+    Without vocab_size it has the tokens of the data's tokenizer."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ViTConfig(ModelConfig):
+    """A Vision Transformer that classifies square images."""
+
+    image_size: int
+    """Height and width of an image, in pixels."""
+    patch_size: int
+    """Height and width of a patch, in pixels; image_size must be a multiple of it."""
+    num_channels: int
+    """Values of a pixel."""
+    num_classes: int
+    """Classes that an image may have."""
+    hidden_size: int
+    """Width of the residual stream, in features."""
+    intermediate_size: int
+    """Width of the feed-forward block, in features."""
+    num_layers: int
+    """Number of blocks."""
+    num_heads: int
+    """Attention heads; hidden_size must be a multiple of this."""
+    norm_eps: float = 1e-6
+    """Added to the variance in LayerNorm."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("image", "patch", "hidden", "intermediate"):
+            _require_positive(self, f"{name}_size")
+        for name in ("channels", "classes", "layers", "heads"):
+            _require_positive(self, f"num_{name}")
+        for whole, part in (("image_size", "patch_size"), ("hidden_size", "num_heads")):
+            found, divisor = getattr(self, whole), getattr(self, part)
+            needed = f"a multiple of model.{part} ({divisor})"
+            require(found % divisor == 0, f"model.{whole}", found, needed, "change one of the two")
+
+
+def _require_positive(config: ModelConfig, name: str) -> None:
+    value = getattr(config, name)
+    require(value >= 1, f"model.{name}", value, "1 or more", "set a positive number")
 
 
 @dataclass(kw_only=True, slots=True)
 class ScheduleConfig:
     """Base of the learning-rate schedules: pure functions of the step."""
 
+    name: str = ""
+    """Name of the choice; tells runs of two schedules apart."""
     warmup_steps: int = 20
     """Steps of linear warm-up from 0; 0 means none."""
     min_ratio: float = 0.1
@@ -116,22 +191,76 @@ class ScheduleConfig:
         require(0 <= ratio <= 1, "schedule.min_ratio", ratio, "0 to 1", "set for example 0.1")
 
 
+def _check_schedule(config: ScheduleConfig, name: str) -> None:
+    ScheduleConfig.__post_init__(config)
+    found = config.name
+    require(found == name, "schedule.name", found, name, "choose a schedule with schedule=NAME")
+
+
 @dataclass(kw_only=True, slots=True)
 class CosineConfig(ScheduleConfig):
     """Warm-up, then half a cosine down to `min_ratio` at `train.steps`."""
+
+    name: str = "cosine"
+    """Name of the choice; tells runs of two schedules apart."""
+
+    def __post_init__(self) -> None:
+        _check_schedule(self, "cosine")
+
+
+@dataclass(kw_only=True, slots=True)
+class LinearConfig(ScheduleConfig):
+    """Warm-up, then a straight line down to `min_ratio` at `train.steps`."""
+
+    name: str = "linear"
+    """Name of the choice; tells runs of two schedules apart."""
+
+    def __post_init__(self) -> None:
+        _check_schedule(self, "linear")
+
+
+@dataclass(kw_only=True, slots=True)
+class InverseSqrtConfig(ScheduleConfig):
+    """Warm-up, then the root of warmup_steps / step, whatever `train.steps` is (Vaswani et al.,
+    arXiv 1706.03762)."""
+
+    name: str = "inverse_sqrt"
+    """Name of the choice; tells runs of two schedules apart."""
+    min_ratio: float = 0.0
+    """Part of the peak below which the learning rate does not fall."""
+
+    def __post_init__(self) -> None:
+        _check_schedule(self, "inverse_sqrt")
+
+
+@dataclass(kw_only=True, slots=True)
+class ConstantConfig(ScheduleConfig):
+    """Warm-up, then the peak to the end."""
+
+    name: str = "constant"
+    """Name of the choice; tells runs of two schedules apart."""
+    min_ratio: float = 1.0
+    """Learning rate after the warm-up, as a part of the peak; 1 and nothing else."""
+
+    def __post_init__(self) -> None:
+        _check_schedule(self, "constant")
+        ratio, remedy = self.min_ratio, "set a lower optim.lr, or schedule=linear for a fall"
+        require(ratio == 1, "schedule.min_ratio", ratio, "1 for a constant schedule", remedy)
 
 
 @dataclass(kw_only=True, slots=True)
 class WSDConfig(ScheduleConfig):
     """Warm-up, stable, then linear decay over the last steps (arXiv 2404.06395)."""
 
+    name: str = "wsd"
+    """Name of the choice; tells runs of two schedules apart."""
     min_ratio: float = 0.0
     """Learning rate at the last step, as a part of the peak."""
     decay_fraction: float = 0.2
     """Part of `train.steps` that the decay takes, 0 to 1."""
 
     def __post_init__(self) -> None:
-        ScheduleConfig.__post_init__(self)
+        _check_schedule(self, "wsd")
         found = self.decay_fraction
         require(0 <= found <= 1, "schedule.decay_fraction", found, "0 to 1", "set for example 0.2")
 
@@ -228,6 +357,8 @@ class TelemetryConfig:
     """Whether rank 0 writes a progress line."""
     progress_seconds: float = 2.0
     """Seconds between progress lines where the output is not a terminal."""
+    gradient_groups: bool = False
+    """Whether metrics.jsonl holds the gradient norm of each block too, as `grad_norms`."""
 
     def __post_init__(self) -> None:
         found = self.progress_seconds
@@ -267,10 +398,11 @@ class RunConfig:
 
     model: ModelConfig
     data: DataConfig
+    optim: OptimConfig
     schedule: ScheduleConfig
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..data import Source, evaluation_batches
 from ..parallel import Role, Topology, reshard, sum_
-from .recipe import Recipe
+from .forward_backward import to_device
+from .recipe import Recipe, rows
+
+_FIRST = np.zeros(1, dtype=np.int64)
 
 
 def evaluate(
@@ -29,14 +33,19 @@ def evaluate(
         reader_index=topology.data_index,
         reader_count=topology.data_count,
     )
+    # The ranks of a sequence have the same targets and each a part of their loss.
+    counts = topology.coordinates()["context"] == 0
     module.eval()
     with torch.no_grad():
         for batch in batches:
             beat()
-            held = {name: tensor.to(device) for name, tensor in batch.items()}
-            sums[0] += recipe.loss(module, held).double()
-            sums[1] += recipe.targets(held)
+            targets = recipe.targets(batch)
+            is_spare = not rows(batch)  # all ranks take part in the collectives of a forward
+            held = to_device(source.read(_FIRST) if is_spare else batch, device)
+            summed = recipe.loss(module, held).double()
+            if not is_spare:
+                sums += torch.stack([summed, summed.new_tensor(targets * counts)])
     module.train()
     reshard(module)
-    sum_(sums, topology.group(Role.DATA))
+    sum_(sums, topology.group(Role.LOSS))
     return float(sums[0] / sums[1].clamp(min=1))

@@ -1,4 +1,4 @@
-"""The main job: a Llama-style model on text. Prepares the text once, and says how well it reads."""
+"""The main job: a language model on text. Prepares the text once, and says how well it reads."""
 
 import sys
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from ..data import PreparedInfo, Tokenizer, TokenShards, open_prepared, prepare
-from .config import LlamaConfig, RunConfig
-from .errors import ConfigError
+from ..parallel import sequence_multiple
+from .config import RunConfig
 from .generate import generate
-from .models.llama import Llama, llama_plan
+from .models.choose import choose
 from .objective import next_token_loss, next_token_targets
 from .recipe import Recipe
 
@@ -25,18 +25,12 @@ def language_model(config: RunConfig) -> Recipe:
         ConfigError: the model is none that reads text, or its vocabulary does not fit the data's.
         DataError: the text cannot be used.
     """
-    model = config.model
-    if not isinstance(model, LlamaConfig):
-        raise ConfigError(
-            f"model: found {type(model).__name__}, needed one of the llama presets; "
-            "set model=llama_tiny"
-        )
     info = open_prepared(prepare(config.data, report=_say))
-    vocabulary_size = _vocabulary_size(model, info)
+    build, plan = choose(config, vocabulary_size=info.vocabulary_size)
     length = config.data.sequence_length
     return Recipe(
-        model=lambda: Llama(model, vocabulary_size=vocabulary_size, max_length=length),
-        plan=llama_plan(model, vocabulary_size=vocabulary_size, sequence_length=length),
+        model=build,
+        plan=plan,
         loss=next_token_loss,
         targets=next_token_targets,
         tokens_per_sample=length,
@@ -44,16 +38,6 @@ def language_model(config: RunConfig) -> Recipe:
         eval_samples=_held_out(info, length),
         finish=lambda module: _finish(module, config, info),
     )
-
-
-def _vocabulary_size(model: LlamaConfig, info: PreparedInfo) -> int:
-    size = model.vocabulary_size or info.vocabulary_size
-    if size < info.vocabulary_size:
-        raise ConfigError(
-            f"model.vocabulary_size: found {size}, needed {info.vocabulary_size} or more, the "
-            f"tokens of {info.name}; set model.vocabulary_size=0 to take the data's"
-        )
-    return size
 
 
 def _held_out(info: PreparedInfo, length: int) -> TokenShards | None:
@@ -69,7 +53,8 @@ def _finish(module: nn.Module, config: RunConfig, info: PreparedInfo) -> dict[st
     if config.train.sample_tokens:
         tokenizer = Tokenizer.load(Path(info.tokenizer_path))
         prompt = [info.end_token, *tokenizer.encode(_PROMPT)]
-        device = next(module.parameters()).device
+        # Where it computes, which buffers know: parameters may wait in the host's memory.
+        device = next(module.buffers()).device
         ids = generate(
             module,
             prompt,
@@ -77,6 +62,7 @@ def _finish(module: nn.Module, config: RunConfig, info: PreparedInfo) -> dict[st
             max_length=config.data.sequence_length,
             device=device,
             seed=config.train.seed,
+            multiple_of=sequence_multiple(config.parallel),
         )
         facts["text"] = tokenizer.decode(ids)
     return facts

@@ -11,12 +11,24 @@ from torch import Tensor
 
 from ..checkpoint import is_save_due
 from ..data import Cursor, Window
-from ..parallel import Role, begin_sum, leave, max_, reshard
+from ..parallel import (
+    Balance,
+    Exchange,
+    Role,
+    begin_sum,
+    canonical_name,
+    gradient_groups,
+    leave,
+    lent_parameters,
+    max_,
+    reshard,
+)
 from .build import Job, build
 from .config import RunConfig
 from .errors import StoppedError
 from .evaluate import evaluate
-from .forward_backward import forward_backward
+from .forward_backward import Divisor
+from .history import NormHistory
 from .identity import checkpoint_folder, config_digest, run_folder
 from .optim import LearningRates, forget_state, materialise_state
 from .recipe import MakeRecipe
@@ -26,7 +38,8 @@ from .recovery.life import Life
 from .recovery.verdict import EXIT_FINISHED, EXIT_PREEMPTED
 from .resume import resume
 from .schedule import scale
-from .state import Progress, digest, tensors
+from .seeds import seed_of
+from .state import Progress, State, digest, gather_state
 from .telemetry.lineage import lineage
 from .telemetry.reporter import Reporter, StepReport
 from .update import Updater, Verdict
@@ -43,10 +56,20 @@ class Trainer:
         self.job = job
         self.life = life
         self.progress = Progress()
+        self.exchange = Exchange(job.topology.control)
         self.lazy = materialise_state(job.optimizer)
         self.rates = LearningRates(job.optimizer)
+        self.lent = lent_parameters(job.module, job.plan)
+        self.balance = Balance(job.module, job.plan, job.topology)
+        groups, copies = gradient_groups(job.module, job.plan, self.exchange)
         self.updater = Updater(
-            job.module, job.optimizer, job.topology, clip_norm=config.optim.clip_norm
+            groups,
+            copies,
+            job.optimizer,
+            job.topology,
+            clip_norm=config.optim.clip_norm,
+            scale=job.scale,
+            end_step=self.balance.end_step,
         )
         self.reporter = Reporter.of(config, job.plan, job.device, life)
         self.chaos = Chaos(
@@ -55,6 +78,7 @@ class Trainer:
             folder=run_folder(config) / "chaos",
             checkpoints=checkpoint_folder(config),
         )
+        self.norms = NormHistory()
         self.saved_at = time.monotonic()
         self.parent: str | None = None
         self.eval_loss: float | None = None
@@ -80,14 +104,14 @@ class Trainer:
         """Restores what there is, then trains; the exit code."""
         self.life.beat(0, Phase.restore)
         state = self._state()
-        restored = resume(self.job, state, self.progress, self.life)
+        restored = resume(self.job, state, self.progress, self.norms, self.life)
         self.parent = restored.path if restored else None
         self.reporter.begin(self.progress.step, restored)
         if self._is_finished():
             self.reporter.say("this run is finished; its summary is unchanged")
             return EXIT_FINISHED
         if self.life.generation == 0:
-            self.job.checkpoints.require_space(state)
+            self.job.checkpoints.require_space(state.saved)
         if restored is None:
             forget_state(self.job.optimizer, self.lazy)
         with self.job.loader.open(self.progress.samples) as windows:
@@ -97,17 +121,17 @@ class Trainer:
                     return self._preempt(verdict)
         return self._finish()
 
-    def _state(self) -> dict[str, Tensor]:
+    def _state(self) -> State:
         """The live tensors of the run. What the optimizer has not made yet, since no step was
         applied or a parameter had no gradient, is made here."""
         if any(parameter not in self.job.optimizer.state for parameter in self.lazy):
             materialise_state(self.job.optimizer)
-        return tensors(self.job.module, self.job.optimizer)
+        return gather_state(self.job.module, self.job.optimizer, self.lent)
 
     def _is_finished(self) -> bool:
         """Collective: whether all is done and said; rank 0 knows, since only it writes."""
         done = self.progress.step >= self.job.config.train.steps and self.reporter.is_finished
-        return bool(max_(torch.tensor(int(done)), self.job.topology.group(Role.DATA)))
+        return bool(max_(torch.tensor(int(done)), self.job.topology.control))
 
     def _step(self, windows: Iterator[Window]) -> Verdict:
         """One optimizer step and what is due after it."""
@@ -126,6 +150,7 @@ class Trainer:
             part, wants_stop=self.life.stop_requested(), wants_save=self._is_save_due()
         )
         targets = count()
+        score = self.norms.score(verdict.grad_norm)
         self._advance(verdict, targets)
         seconds = time.perf_counter() - started
         saving = self._save() if verdict.is_save and not verdict.is_stop else 0.0
@@ -134,12 +159,17 @@ class Trainer:
                 step=self.progress.step,
                 loss=verdict.loss,
                 grad_norm=verdict.grad_norm,
+                grad_norm_score=score,
+                grad_norms=verdict.group_norms
+                if self.job.config.telemetry.gradient_groups
+                else None,
                 lr=lr,
                 tokens=self.progress.tokens,
                 tokens_per_second=targets / seconds,
                 step_seconds=seconds,
                 data_seconds=waited,
                 snapshot_seconds=saving,
+                router=self.balance.statistics(),
             )
         )
         self._after_step(verdict)
@@ -151,14 +181,16 @@ class Trainer:
 
     def _loss_part(self, window: Window, targets: Callable[[], int]) -> Tensor:
         """Leaves the step's gradient in the parameters; this rank's part of the step's loss."""
-        return forward_backward(
-            self.job.module,
+        job, step = self.job, self.progress.step
+        divisor = Divisor(targets, job.scale.scale)
+        self.balance.begin_step(lambda: divisor.unit)
+        part = job.runner.run(
             window,
-            self.job.recipe.loss,
-            targets=targets,
-            device=self.job.device,
-            seed=(self.job.config.train.seed << 32) + (self.progress.step << 12),
+            divisor,
+            seed_of(job.config.train.seed, step, job.random_place),
         )
+        # The ranks that share matrices have one loss between them.
+        return part if job.topology.coordinates()["tensor"] == 0 else torch.zeros_like(part)
 
     def _is_save_due(self) -> bool:
         if self.life.world.rank != 0:
@@ -173,12 +205,19 @@ class Trainer:
         self.progress.step += 1
         self.progress.samples += self.job.batch_samples
         self.progress.tokens += targets
-        self.progress.skips += not verdict.applied
-        self.progress.skips_in_row = 0 if verdict.applied else self.progress.skips_in_row + 1
+        if verdict.applied:
+            self.norms.add(verdict.grad_norm)
+        if verdict.is_overflow:  # the loss scale's search, no fault of the run
+            self.progress.overflows += 1
+        else:
+            self.progress.skips += not verdict.applied
+            self.progress.skips_in_row = 0 if verdict.applied else self.progress.skips_in_row + 1
 
     def _after_step(self, verdict: Verdict) -> None:
         step, config = self.progress.step, self.job.config.train
-        if not verdict.applied:
+        if verdict.is_overflow:
+            self.reporter.event("overflow", step, loss_scale=self.job.scale.scale)
+        elif not verdict.applied:
             self.reporter.event("skip", step, reason="loss or gradient norm is not finite")
             if self.progress.skips_in_row > config.max_skips:
                 raise StoppedError(
@@ -218,10 +257,15 @@ class Trainer:
             parent=self.parent,
         )
         saved = self.job.checkpoints.save(
-            self._state(),
+            self._state().saved,
             step=self.progress.step,
             topology={**self.job.topology.describe(), "world_size": self.life.world.world_size},
-            progress={**self.progress.state_dict(), "data": cursor.state_dict()},
+            progress={
+                **self.progress.state_dict(),
+                "data": cursor.state_dict(),
+                "loss_scale": self.job.scale.state_dict(),
+                "grad_norms": self.norms.state_dict(),
+            },
             lineage=facts,
         )
         self.saved_at, self.parent = time.monotonic(), saved.path
@@ -238,6 +282,12 @@ class Trainer:
         )
         return EXIT_PREEMPTED
 
+    def _parameter_count(self) -> int:
+        """Collective: elements of the whole model, tied ones once."""
+        named = self.job.module.named_parameters()
+        own = sum(p.numel() for name, p in named if canonical_name(name) not in self.lent)
+        return begin_sum(own, self.job.topology.group(Role.STAGE))()
+
     def _finish(self) -> int:
         """The last save, the last evaluation, the summary."""
         if self.job.config.checkpoint.at_end:
@@ -249,8 +299,8 @@ class Trainer:
         self.reporter.finish(
             self.progress,
             eval_loss=self.eval_loss,
-            state_digest=digest(self._state()),
-            parameters=sum(p.numel() for p in self.job.module.parameters()),
+            state_digest=digest(self._state().saved, self.exchange),
+            parameters=self._parameter_count(),
             extra=extra,
         )
         return EXIT_FINISHED

@@ -1,18 +1,19 @@
 """The language-model objective: cross entropy of the next token, summed, never averaged."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .recipe import Batch
 
 
 def next_token_loss(module: nn.Module, batch: Batch) -> Tensor:
-    """Sum of the cross entropy in nats over the batch's targets; `tokens` is (B, T + 1), int64."""
+    """Sum of the cross entropy in nats over the batch's targets; `tokens` is (B, T + 1), int64.
+
+    The module computes it itself where it is given targets, so that its logits need never exist
+    as a whole, nor in one place.
+    """
     tokens_BT = batch["tokens"]
-    logits_BTV = module(tokens_BT[:, :-1])
-    return F.cross_entropy(
-        logits_BTV.flatten(0, 1).float(), tokens_BT[:, 1:].flatten(), reduction="sum"
-    )
+    loss: Tensor = module(tokens_BT[:, :-1], targets_BT=tokens_BT[:, 1:])
+    return loss
 
 
 def next_token_targets(batch: Batch) -> int:

@@ -41,7 +41,7 @@ class Recipe:
     tokens_per_sample: int = 1
     """Tokens of one sample; turns train.batch_tokens into samples."""
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None
-    """Makes the optimizer of the sharded parameters; None means the configured AdamW. Its learning
+    """Makes the optimizer of the sharded parameters; None means the configured one. Its learning
     rates are taken as peaks that the schedule scales."""
     plan: Plan | None = None
     """How the model is laid out; None derives it from the repeated blocks."""

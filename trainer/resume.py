@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from ..checkpoint import CheckpointError, Found, LocalStore, Restored, committed
 from ..data import Cursor
 from ..parallel import Exchange
 from .build import Job
 from .config import OnChange, RunConfig
 from .errors import ConfigError, StoppedError
+from .history import NormHistory
 from .identity import checkpoint_folder
 from .recovery.life import Life
-from .state import Progress
+from .state import Progress, State
 
 NEWEST, NOTHING = "newest", "nothing"
 
@@ -54,8 +53,10 @@ def choose(config: RunConfig, found: Sequence[Found], *, started: float) -> str:
     return NEWEST if found else NOTHING
 
 
-def resume(job: Job, state: dict[str, Tensor], progress: Progress, life: Life) -> Restored | None:
-    """Collective: loads what `choose` says into `state` and `progress`; None for a fresh start.
+def resume(
+    job: Job, state: State, progress: Progress, norms: NormHistory, life: Life
+) -> Restored | None:
+    """Collective: loads what `choose` says into the rest; None for a fresh start.
 
     Raises:
         ConfigError: `run.resume` cannot be met.
@@ -67,13 +68,17 @@ def resume(job: Job, state: dict[str, Tensor], progress: Progress, life: Life) -
         return None
     step = None if choice == NEWEST else int(choice)
     try:
-        restored = job.checkpoints.restore(state, step=step)
+        restored = job.checkpoints.restore(state.tensors, step=step)
     except CheckpointError as error:
         raise StoppedError(str(error)) from error
     if restored is None:
         return None
     saved = dict(restored.progress)
+    state.copy_to_twins()
     cursor = saved.pop("data")
+    if (scale := saved.pop("loss_scale", None)) is not None:
+        job.scale.load_state_dict(scale)
+    norms.load_state_dict(saved.pop("grad_norms", []))
     progress.load_state_dict(saved)
     if job.config.run.on_change is OnChange.refuse:
         Cursor(job.order).load_state_dict(cursor)

@@ -1,14 +1,15 @@
 """What must survive a failure and nothing else: progress, parameters, buffers, optimizer state, and
 the data cursor. Learning rates and randomness are functions of progress."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ..checkpoint import state_digest
+from ..checkpoint import Exchange, SoloExchange, combine_digests, gather_distinct, tensor_digest
 from ..parallel import canonical_name
 
 
@@ -26,6 +27,8 @@ class Progress:
     """Steps that were skipped, of the whole run."""
     skips_in_row: int = 0
     """Steps skipped since the last one that was applied."""
+    overflows: int = 0
+    """Steps that fp16's loss scale was too large for; not among the skips."""
 
     def state_dict(self) -> dict[str, int]:
         """Plain numbers for a manifest."""
@@ -37,30 +40,99 @@ class Progress:
             setattr(self, name, int(value))
 
 
-def tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every tensor of the training state by name, live: `model.<name>` and
-    `optim.<parameter>.<key>`. The same names on every layout; tied weights appear once."""
-    found: dict[str, Tensor] = {
-        f"model.{canonical_name(name)}": p for name, p in module.named_parameters()
-    }
-    kept = module.state_dict()
-    for name, buffer in module.named_buffers():
-        if name in kept:
-            found[f"model.{canonical_name(name)}"] = buffer
-    for name, parameter in module.named_parameters():
+@dataclass(frozen=True, slots=True)
+class State:
+    """Every tensor of the training state that this rank holds, live, by name: `model.<name>` and
+    `optim.<parameter>.<key>`. The union over the ranks of a pipeline has the same names on every
+    layout; tied weights appear once."""
+
+    tensors: dict[str, Tensor]
+    """What a checkpoint fills."""
+    lent: frozenset[str] = frozenset()
+    """Names among them that another stage owns and saves."""
+    twins: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Where this rank has both copies of a tied weight: the one in `tensors`, and the other."""
+
+    @property
+    def saved(self) -> dict[str, Tensor]:
+        """What a checkpoint and the digest take."""
+        return {name: one for name, one in self.tensors.items() if name not in self.lent}
+
+    def copy_to_twins(self) -> None:
+        """Makes the second copies equal to the first, after these were filled."""
+        with torch.no_grad():
+            for source, copy in self.twins:
+                copy.copy_(source)
+
+
+def gather_state(
+    module: nn.Module, optimizer: torch.optim.Optimizer, borrowed: Mapping[str, str]
+) -> State:
+    """The live state of a module and its optimizer.
+
+    Args:
+        borrowed: names of parameters that are copies of one that another stage owns, with the
+            owner's name, under which they are listed.
+    """
+    owned: dict[str, Tensor] = {}
+    copies: dict[str, Tensor] = {}
+    for raw, parameter in module.named_parameters():
+        name = canonical_name(raw)
+        into = copies if name in borrowed else owned
+        name = borrowed.get(name, name)
+        into[f"model.{name}"] = parameter
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                found[f"optim.{canonical_name(name)}.{key}"] = value
-    return {name: tensor.detach() for name, tensor in sorted(found.items())}
+                into[f"optim.{name}.{key}"] = value
+    kept = {canonical_name(name) for name in module.state_dict()}
+    for raw, buffer in module.named_buffers():
+        if (name := canonical_name(raw)) in kept:
+            owned[f"model.{name}"] = buffer
+    alone = {name: copy for name, copy in copies.items() if name not in owned}
+    twins = [(owned[name], copy) for name, copy in copies.items() if name in owned]
+    found = {name: tensor.detach() for name, tensor in sorted({**owned, **alone}.items())}
+    return State(
+        found,
+        lent=frozenset(alone),
+        twins=tuple((found_in.detach(), copy.detach()) for found_in, copy in twins),
+    )
 
 
-def digest(state: dict[str, Tensor]) -> str:
+def digest(state: dict[str, Tensor], exchange: Exchange | None = None) -> str:
     """Collective: one digest over every tensor in full (unsharded) form with its name; equal for
-    two runs exactly when all their bits are. Holds one full tensor at a time; blocks."""
-    return state_digest(_full(state))
+    two runs exactly when all their bits are, whatever the layouts. Blocks.
+
+    Each rank gathers what it holds, one full tensor at a time, and ranks tell one another digests
+    only. `exchange` is over all ranks of the run; None means that this one holds the whole state.
+
+    Raises:
+        RuntimeError: on every rank, if ranks that hold the same tensor hold different bits.
+    """
+    # Gathering is a collective over a tensor's mesh, whose ranks must come to it in one order.
+    own = {name: tensor_digest(name, _full(state[name])) for name in sorted(state)}
+    payload = json.dumps(own).encode()
+    answers = gather_distinct(exchange or SoloExchange(), lambda: payload)
+    read = {answer: json.loads(answer) for answer in set(answers)}
+    found: dict[str, str] = {}
+    for answer in answers:
+        for name, one in read[answer].items():
+            if found.setdefault(name, one) != one:
+                raise _divergence(name, [read[answer].get(name) for answer in answers])
+    return combine_digests(found)
 
 
-def _full(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in state.items():
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        yield name, full.cpu()
+def _divergence(name: str, digests: list[str | None]) -> RuntimeError:
+    """The error for a tensor whose digest, by rank (None: not held there), is not one."""
+    ranks: dict[str, list[int]] = {}
+    for rank, one in enumerate(digests):
+        if one is not None:
+            ranks.setdefault(one, []).append(rank)
+    groups = "; ".join(f"{one} on ranks {held}" for one, held in ranks.items())
+    return RuntimeError(
+        f"Tensor {name} has digests {groups}, but must be equal wherever it is held: the run has "
+        "silently diverged; go back to a checkpoint from before, and look at those ranks' machines."
+    )
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()

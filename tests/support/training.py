@@ -12,8 +12,9 @@ from typing import Any
 import torch.distributed as dist
 from support.world import run_world
 
-from keepstep.parallel import World
+from keepstep.parallel import World, leave
 from keepstep.trainer import Recipe, RunConfig, Trainer
+from keepstep.trainer.build import build
 from keepstep.trainer.compose import compose
 from keepstep.trainer.language_model import language_model
 from keepstep.trainer.recovery.heartbeat import Page, Phase
@@ -51,9 +52,12 @@ class Corpus:
     cache: Path
 
     def config(self, folder: Path, *overrides: str) -> RunConfig:
-        """A run of a small Llama on this text, in `folder`; later overrides win."""
+        """A run of a small Llama, or of the model in the overrides, on this text, in `folder`;
+        later overrides win."""
         where = (f"data.path={self.texts}", f"data.cache_dir={self.cache}", f"run.dir={folder}")
-        return compose([*SMALL, *where, *overrides])
+        is_other = any(word.startswith("model=") for word in overrides)
+        small = [word for word in SMALL if not (is_other and word.startswith("model."))]
+        return compose([*small, *where, *overrides])
 
 
 def life_of(rank: int, size: int, meeting: str, *, stop_at: int | None = None) -> Life:
@@ -82,6 +86,28 @@ def train(
 
     def body(rank: int, meeting: str) -> int:
         return Trainer.fit(config, recipe, life_of(rank, size, meeting, stop_at=stop_at))
+
+    return _on_ranks(config, size, body)
+
+
+def observed(
+    config: RunConfig,
+    size: int,
+    observe: Callable[[Trainer, int], Any],
+    *,
+    recipe: MakeRecipe = language_model,
+) -> list[Any]:
+    """Trains on `size` ranks, of each of which `observe(trainer, rank)` sees the trainer before its
+    first step, and may change what it does; what it returned is given back when the run is over."""
+
+    def body(rank: int, meeting: str) -> Any:
+        life = life_of(rank, size, meeting)
+        trainer = Trainer(build(config, recipe, life), life)
+        seen = observe(trainer, rank)
+        assert trainer.run() == 0
+        trainer.job.loader.close()
+        leave()
+        return seen
 
     return _on_ranks(config, size, body)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from keepstep.trainer import ConfigError, RunConfig
 from keepstep.trainer.compose import compose, run_hydra
-from keepstep.trainer.config import FaultKind, WSDConfig
+from keepstep.trainer.config import FaultKind, HuggingFaceConfig, WSDConfig
 
 
 def refusal(*overrides: str) -> str:
@@ -59,8 +59,9 @@ def test_numbers_come_through_exactly(steps: int, lr: float) -> None:
         ("data.format=jsn", ("data.format", "'jsn'", "[auto, text, jsonl, parquet, tokens]")),
         ("run.on_change=ok", ("run.on_change", "'ok'", "[refuse, accept]")),
         ("model=llama_tiy", ("model", "'llama_tiy'", "llama_8b", "did you mean llama_tiny?")),
-        ("optim=sgd", ("optim", "'sgd'", "needed one of adamw", "set optim=adamw")),
-        ("schedule=linear", ("schedule", "'linear'", "cosine, wsd", "set schedule=cosine")),
+        ("optim=lyon", ("optim", "'lyon'", "needed one of adamw, lion", "did you mean lion?")),
+        ("optim.nesterov=true", ("optim.nesterov", "a key that the chosen optim has not")),
+        ("schedule=step", ("schedule", "'step'", "constant, cosine", "set schedule=constant")),
         ("chaos.plan=[{do:kill,rank:1}]", ("chaos.plan[0].step", "missing")),
         ("chaos.plan=[{do:kil,rank:1,step:2}]", ("do", "'kil'", "[fail, hang, kill, corrupt]")),
         ("train=5", ("train", "int", "TrainConfig")),
@@ -92,9 +93,8 @@ def test_what_hydra_refuses_is_said_in_one_sentence(override: str, parts: tuple[
             "own; set data.name=shakespeare or data.path=FOLDER",
         ),
         (
-            "parallel.tensor=2",
-            "parallel.tensor: found 2, needed 1, for this version lays out replicate and shard "
-            "only; set parallel.tensor=1 and give the ranks to parallel.shard",
+            "parallel.tensor=0",
+            "parallel.tensor: found 0, needed 1 or more; set parallel.tensor=1",
         ),
     ],
 )
@@ -197,3 +197,18 @@ def test_what_the_job_refuses_is_raised_as_it_is() -> None:
 def test_a_run_and_a_look_at_it_write_no_file(tmp_path: object) -> None:
     run_hydra(["train.steps=5"], Jobs())
     assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_key_of_experts_beside_a_model_without_them_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["model.num_experts=4"])
+    assert str(caught.value).startswith("model.num_experts: found a key that the chosen model has")
+
+
+def test_keys_of_another_package_are_taken_with_a_plus_and_told_so_without() -> None:
+    chosen = compose(["model=huggingface", "+model.config.hidden_size=8"]).model
+    assert isinstance(chosen, HuggingFaceConfig)
+    assert chosen.config == {"hidden_size": 8}
+    words = refusal("model=huggingface", "model.config.hidden_size=8")
+    assert words.startswith("model.config.hidden_size: found a key that model.config has no value")
+    assert words.endswith("; write +model.config.hidden_size=VALUE")

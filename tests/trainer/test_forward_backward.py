@@ -17,7 +17,8 @@ from keepstep.parallel import (
     assemble,
     sum_,
 )
-from keepstep.trainer.forward_backward import forward_backward
+from keepstep.trainer.forward_backward import Divisor, Flat
+from keepstep.trainer.seeds import seed_of
 
 CPU = torch.device("cpu")
 ROWS = torch.arange(24.0).view(8, 3) / 10
@@ -52,9 +53,8 @@ def gradient(size: int, samples: int, dropout: float = 0.0, seed: int = 5) -> tu
 
     def body(rank: int) -> tuple[float, list[float]]:
         module, topology = assembled(size, dropout)
-        part = forward_backward(
-            module, window(size, rank, samples), loss, targets=lambda: 8, device=CPU, seed=seed
-        )
+        runner = Flat(module, loss, CPU)
+        part = runner.run(window(size, rank, samples), Divisor(lambda: 8), seed_of(seed, 0, 0))
         assert part.ndim == 0
         assert not part.requires_grad
         whole = float(sum_(part.double(), topology.group(Role.DATA)))
@@ -103,15 +103,32 @@ def test_dropout_differs_from_micro_batch_to_micro_batch() -> None:
             torch.set_rng_state(state)
             return loss(made, batch)
 
-        forward_backward(module, window(1, 0, 2), noting, targets=lambda: 8, device=CPU, seed=5)
+        Flat(module, noting, CPU).run(window(1, 0, 2), Divisor(lambda: 8), seed_of(5, 0, 0))
         return masks
 
     (masks,) = run_world(1, body)
     assert len({tuple(mask) for mask in masks}) == 4
 
 
-def test_a_window_without_micro_batches_cannot_be() -> None:
-    with pytest.raises(AssertionError, match="at least one"):
-        forward_backward(
-            nn.Linear(3, 2), Window(0, [], range(0)), loss, targets=lambda: 1, device=CPU, seed=0
-        )
+def test_a_scaled_loss_scales_the_gradients_and_not_what_is_answered() -> None:
+    def body(rank: int) -> tuple[float, float, list[float]]:
+        answers, grads = [], torch.zeros(6)
+        for scale in (1.0, 1024.0):
+            module, _ = assembled(1, 0.0)
+            divisor = Divisor(lambda: 8, scale)
+            answers.append(
+                float(Flat(module, loss, CPU).run(window(1, 0, 2), divisor, seed_of(5, 0, 0)))
+            )
+            grad = module[1].weight.grad.full_tensor().flatten()
+            grads = grad if scale == 1.0 else grad / scale - grads
+        return *answers, grads.tolist()
+
+    (found,) = run_world(1, body)
+    assert found[0] == found[1]
+    assert found[2] == [0.0] * 6
+
+
+def test_a_divisor_says_what_one_of_the_summed_loss_counts() -> None:
+    divisor = Divisor(lambda: 8, 4.0)
+    assert divisor.unit == 0.5
+    assert float(divisor.scaled(torch.tensor(3.0))) == 3.0 * divisor.unit

@@ -23,6 +23,7 @@ from keepstep.trainer.identity import (
 DECIDING = (
     *("model.hidden_size=64", "model=llama_1b", "data=stdlib", "data.seed=1", "data.path=/texts"),
     *("data.sequence_length=64", "data.lanes=8", "precision=bf16", "optim.lr=1e-4"),
+    *("optim=lion", "optim=sgd", "optim=muon", "optim.state_dtype=bf16", "schedule=linear"),
     *("optim.clip_norm=0", "schedule=wsd", "schedule.warmup_steps=5", "train.steps=77"),
     *("train.batch_tokens=1024", "train.microbatch_samples=2", "train.seed=1"),
 )

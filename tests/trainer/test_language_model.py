@@ -38,7 +38,7 @@ def test_a_vocabulary_smaller_than_the_text_s_is_refused(corpus: Corpus) -> None
 def test_a_model_that_reads_no_text_is_refused(corpus: Corpus) -> None:
     config = corpus.config(Path("unused"))
     config.model = ModelConfig(name="other")
-    with pytest.raises(ConfigError, match=r"^model: found ModelConfig, needed one of the llama"):
+    with pytest.raises(ConfigError, match=r"^model: found ModelConfig, needed a llama or moe"):
         language_model(config)
 
 
@@ -77,3 +77,11 @@ def test_a_sample_of_text_ends_the_run_the_same_on_any_number_of_ranks(
         texts.append(summary(folder)["text"])
     assert texts[0] == texts[1] != ""
     assert summary(tmp_path / "run-1")["unigram_entropy_nats"] == pytest.approx(3.2, abs=0.3)
+
+
+def test_a_preset_with_experts_is_built_with_its_plan(corpus: Corpus) -> None:
+    config = corpus.config(Path("unused"), "model=moe_tiny", "model.num_experts=6")
+    recipe = language_model(config)
+    assert recipe.plan is not None
+    assert recipe.plan.num_experts == 6
+    assert recipe.model().layers[1].mlp.experts.up_proj.shape == (6, 128, 128)

@@ -61,7 +61,7 @@ def test_micro_batches_of_one_rank_add_up(
     assert differs(found, one_rank) < 1e-5
 
 
-@pytest.mark.parametrize("accumulation", [1, 2, 4])
+@pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_has_the_loss_of_one_rank(
     corpus: Corpus, one_rank: list[float], tmp_path: Path, layout: str, accumulation: int
@@ -103,7 +103,7 @@ def test_a_step_writes_every_metric_of_the_contract(straight: Path) -> None:
     assert [line["step"] for line in found] == list(range(1, 11))
     assert set(found[0]) == {
         *("step", "loss", "grad_norm", "lr", "tokens", "tokens_per_second", "step_seconds"),
-        *("data_seconds", "snapshot_seconds", "mfu"),
+        *("data_seconds", "snapshot_seconds", "mfu", "grad_norm_score"),
     }
     assert [line["tokens"] for line in found] == [16 * 16 * step for step in range(1, 11)]
     assert [line["snapshot_seconds"] > 0 for line in found] == [s in (4, 8) for s in range(1, 11)]

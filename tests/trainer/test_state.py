@@ -1,14 +1,19 @@
 """The training state by name: what is in it, that it is live, one digest on every layout."""
 
+import pytest
 import torch
 import torch.distributed as dist
 from support.world import run_world
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.distributed.tensor.placement_types import _StridedShard
 
+from keepstep.parallel import Exchange
 from keepstep.trainer.optim import materialise_state
-from keepstep.trainer.state import Progress, digest, tensors
+from keepstep.trainer.state import Progress, digest, gather_state
 
 
 class Model(nn.Module):
@@ -26,7 +31,7 @@ def state() -> tuple[Model, torch.optim.Optimizer, dict[str, torch.Tensor]]:
     model = Model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     materialise_state(optimizer)
-    return model, optimizer, tensors(model, optimizer)
+    return model, optimizer, gather_state(model, optimizer, {}).tensors
 
 
 def test_names_are_sorted_and_hold_parameters_kept_buffers_and_optimizer() -> None:
@@ -47,6 +52,29 @@ def test_the_tensors_are_the_live_ones() -> None:
     assert found["optim.norm.bias.exp_avg"].tolist() == [3.0] * 3
     found["model.embed.weight"].zero_()
     assert not model.head.weight.any()
+
+
+def test_a_copy_of_what_another_stage_owns_is_filled_and_not_saved() -> None:
+    model = nn.Linear(3, 5, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    materialise_state(optimizer)
+    found = gather_state(model, optimizer, {"weight": "embed.weight"})
+    assert next(iter(found.tensors)) == "model.embed.weight"
+    assert "optim.embed.weight.exp_avg" in found.tensors
+    assert (found.saved, found.twins) == ({}, ())
+
+
+def test_where_both_copies_are_on_one_rank_the_second_follows_the_first() -> None:
+    model = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    materialise_state(optimizer)
+    found = gather_state(model, optimizer, {"head.weight": "embed.weight"})
+    assert found.saved == found.tensors
+    found.tensors["model.embed.weight"].fill_(2.0)
+    found.tensors["optim.embed.weight.exp_avg"].fill_(3.0)
+    found.copy_to_twins()
+    assert set(model["head"].weight.flatten().tolist()) == {2.0}
+    assert set(optimizer.state[model["head"].weight]["exp_avg"].flatten().tolist()) == {3.0}
 
 
 def test_progress_goes_through_its_state_and_back() -> None:
@@ -84,3 +112,69 @@ def test_one_digest_on_every_layout() -> None:
 
     found = set(run_world(1, body, (1,)) + run_world(2, body, (2,)) + run_world(4, body, (2, 2)))
     assert found == {digest(full)}
+
+
+def test_one_digest_on_tensor_parallel_layouts_with_uneven_and_empty_parts() -> None:
+    """9 rows over 2 x 4 ranks: 5 and 4, the 5 as 2 2 1 0 and the 4 as 1 1 1 1."""
+    full = {"model.weight": torch.arange(18.0).view(9, 2), "model.bias": torch.arange(9.0)}
+
+    def body(rank: int, shape: tuple[int, ...], rows: int) -> tuple[str, bool]:
+        axes = ("replicate", "shard", "tensor")[-len(shape) :]
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=axes)
+        linear = nn.Linear(2, rows)
+        linear.load_state_dict({"weight": full["model.weight"], "bias": full["model.bias"]})
+        parallelize_module(linear, mesh["tensor"], ColwiseParallel())
+        fully_shard(linear, mesh=mesh[axes[:-1]])
+        found = {f"model.{name}": parameter for name, parameter in linear.named_parameters()}
+        return digest(found), type(found["model.weight"].placements[-2]) is _StridedShard
+
+    assert run_world(4, body, (2, 2), 9) == [(digest(full), True)] * 4
+    assert run_world(8, body, (4, 2), 9) == [(digest(full), True)] * 8
+    assert run_world(8, body, (2, 2, 2), 9) == [(digest(full), True)] * 8
+
+
+def staged(rank: int) -> dict[str, torch.Tensor]:
+    """A tensor and a number for each of two stages of two ranks, and one that both stages have."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("stage", "shard"))["shard"]
+    own = {f"model.{rank // 2}": torch.arange(5.0) + rank // 2, "model.tied": torch.ones(3)}
+    sharded = {name: distribute_tensor(tensor, mesh, [Shard(0)]) for name, tensor in own.items()}
+    return sharded | {f"optim.{rank // 2}.step": torch.tensor(2.0)}
+
+
+def test_stages_that_each_hold_a_part_have_the_digest_of_the_whole() -> None:
+    full = {"model.0": torch.arange(5.0), "model.1": torch.arange(5.0) + 1}
+    full |= {"model.tied": torch.ones(3)}
+    full |= {f"optim.{stage}.step": torch.tensor(2.0) for stage in range(2)}
+
+    def body(rank: int) -> str:
+        return digest(staged(rank), Exchange(dist.group.WORLD))
+
+    assert run_world(4, body) == [digest(full)] * 4
+
+
+def test_ranks_that_diverged_in_silence_are_named_on_every_rank() -> None:
+    def body(rank: int) -> str:
+        state = staged(rank)
+        if rank == 3:
+            state["optim.1.step"] += 1
+        with pytest.raises(RuntimeError, match=r"^Tensor optim\.1\.step has digests") as caught:
+            digest(state, Exchange(dist.group.WORLD))
+        return str(caught.value)
+
+    said = run_world(4, body)
+    assert len(set(said)) == 1
+    assert "on ranks [2]; " in said[0]
+    assert "on ranks [3], but must be equal" in said[0]
+
+
+def test_a_tied_copy_that_went_its_own_way_is_seen() -> None:
+    def body(rank: int) -> None:
+        state = staged(rank)
+        if rank >= 2:
+            state["model.tied"] += 1
+        with pytest.raises(
+            RuntimeError, match=r"Tensor model\.tied .* on ranks \[0, 1\]; .*\[2, 3\]"
+        ):
+            digest(state, Exchange(dist.group.WORLD))
+
+    run_world(4, body)

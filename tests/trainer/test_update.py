@@ -7,6 +7,7 @@ from torch import nn
 
 from keepstep.parallel import (
     Degrees,
+    LossScale,
     ParallelConfig,
     Plan,
     Policy,
@@ -19,7 +20,9 @@ from keepstep.trainer.update import Updater, Verdict
 CPU = torch.device("cpu")
 
 
-def updater(size: int, *, replicate: int = 1, clip_norm: float = 0.0) -> Updater:
+def updater(
+    size: int, *, replicate: int = 1, clip_norm: float = 0.0, scale: LossScale | None = None
+) -> Updater:
     """A linear layer of ones under plain SGD with rate 1, so that a step subtracts the gradient."""
     degrees = Degrees.resolve(ParallelConfig(replicate=replicate), size)
     topology = Topology.create(degrees, "cpu")
@@ -34,7 +37,15 @@ def updater(size: int, *, replicate: int = 1, clip_norm: float = 0.0) -> Updater
     with torch.no_grad():
         module.weight.fill_(1.0)
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
-    return Updater(module, optimizer, topology, clip_norm=clip_norm)
+    return Updater(
+        {"weight": list(module.parameters())},
+        [],
+        optimizer,
+        topology,
+        clip_norm=clip_norm,
+        scale=scale or LossScale(),
+        end_step=lambda applied: None,
+    )
 
 
 def update(made: Updater, gradient: float, loss: float = 1.0, **wishes: bool) -> Verdict:
@@ -53,7 +64,12 @@ def test_a_finite_step_is_applied_and_its_gradient_cleared() -> None:
         made = updater(1)
         verdict = update(made, 0.25)
         assert verdict == Verdict(
-            applied=True, loss=1.0, grad_norm=1.0, is_stop=False, is_save=False
+            applied=True,
+            loss=1.0,
+            grad_norm=1.0,
+            is_stop=False,
+            is_save=False,
+            group_norms={"weight": 1.0},
         )
         assert weights(made) == [0.75]
         assert made.parameters[0].grad is None

@@ -4,11 +4,17 @@ import torch
 
 from ...parallel import PrecisionName
 
-# FLOP/s of matrix products by a word in the device's name: bf16 and tf32 tensor cores.
+_HALF = (PrecisionName.bf16, PrecisionName.bf16_pure, PrecisionName.fp16)
+_HOPPER = {
+    **dict.fromkeys(_HALF, 989e12),
+    PrecisionName.tf32: 494e12,
+    PrecisionName.fp8: 1979e12,
+}
+# FLOP/s of matrix products on tensor cores by a word in the device's name.
 _PEAKS = {
-    "H200": {PrecisionName.bf16: 989e12, PrecisionName.tf32: 494e12},
-    "H100": {PrecisionName.bf16: 989e12, PrecisionName.tf32: 494e12},
-    "A100": {PrecisionName.bf16: 312e12, PrecisionName.tf32: 156e12},
+    "H200": _HOPPER,
+    "H100": _HOPPER,
+    "A100": {**dict.fromkeys(_HALF, 312e12), PrecisionName.tf32: 156e12},
 }
 
 

@@ -5,7 +5,7 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,18 @@ class StepReport:
     step: int
     loss: float
     grad_norm: float
+    grad_norm_score: float | None
+    """Robust standard deviations above the last steps' norms; None while these are few."""
     lr: float
     tokens: int
     tokens_per_second: float
     step_seconds: float
     data_seconds: float
     snapshot_seconds: float
+    grad_norms: dict[str, float] | None = None
+    """Norm by block, where telemetry.gradient_groups asks for it."""
+    router: dict[str, float] = field(default_factory=dict)
+    """Of a model with experts: further keys of the line, as `Balance.statistics` names them."""
 
 
 class Reporter:
@@ -106,7 +112,11 @@ class Reporter:
             return
         rate = report.tokens_per_second
         mfu = None if self.model_flops is None else rate * self.model_flops
-        append_line(self.folder / "metrics.jsonl", {**asdict(report), "mfu": mfu})
+        line = asdict(report)
+        router = line.pop("router")
+        if report.grad_norms is None:
+            del line["grad_norms"]
+        append_line(self.folder / "metrics.jsonl", {**line, **router, "mfu": mfu})
         recent = statistics.median(self.seconds[-20:])
         left = duration(recent * (self.steps - report.step))
         self.console.show(

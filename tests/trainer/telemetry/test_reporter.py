@@ -36,7 +36,13 @@ class Desk:
         self.reporter = Reporter(folder, console, self.life, steps=3, model_flops=model_flops)
 
     def step(self, step: int, **changes: Any) -> None:
-        values = {"loss": 4.0 / step, "grad_norm": 1.0, "lr": 0.1, "tokens": 100 * step}
+        values = {
+            "loss": 4.0 / step,
+            "grad_norm": 1.0,
+            "grad_norm_score": None,
+            "lr": 0.1,
+            "tokens": 100 * step,
+        }
         seconds = {"step_seconds": 0.5, "data_seconds": 0.1, "snapshot_seconds": 0.0}
         rate = {"tokens_per_second": 200.0}
         self.reporter.step(StepReport(step=step, **{**values, **seconds, **rate, **changes}))
@@ -148,3 +154,12 @@ def test_a_run_is_finished_once_its_summary_has_all_steps(desk: Desk) -> None:
     assert desk.reporter.is_finished
     desk.reporter.steps = 4
     assert not desk.reporter.is_finished
+
+
+def test_loads_of_experts_are_further_keys_of_a_line(desk: Desk) -> None:
+    desk.step(1, router={"router_max_load": 1.5})
+    desk.step(2)
+    with_experts, without = lines(desk.folder, "metrics")
+    assert with_experts["router_max_load"] == 1.5
+    assert with_experts.keys() - without.keys() == {"router_max_load"}
+    assert "router" not in without
