@@ -189,6 +189,10 @@ class Topology:
             )
             expert_mesh = sparse[(EXPERT, TENSOR)] if has_tensor else sparse[EXPERT]
             expert_param_mesh = sparse[(*copies, "expert_shard")]
+        groups = _groups(degrees, timeout)
+        # A rank that refuses its settings next may be gone while another still connects to it,
+        # which would then report a broken connection in place of the refusal.
+        dist.all_reduce(torch.zeros(()))
         return cls(
             degrees=degrees,
             rank=dist.get_rank(),
@@ -198,7 +202,7 @@ class Topology:
             tensor_mesh=dense[TENSOR] if has_tensor else None,
             expert_mesh=expert_mesh,
             expert_param_mesh=expert_param_mesh,
-            groups=_groups(degrees, timeout),
+            groups=groups,
         )
 
     def mesh(self, role: Role) -> DeviceMesh | None:
