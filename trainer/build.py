@@ -118,6 +118,15 @@ def _check_microbatches(config: RunConfig, degrees: Degrees) -> None:
             f"share of the batch in micro-batches of {train.microbatch_samples} samples; set "
             "parallel.microbatches=0"
         )
+    rounds = max(1, count // degrees.pipeline)
+    if parallel.schedule == "Interleaved1F1B" and count % rounds:
+        fitting = count // degrees.pipeline * degrees.pipeline
+        samples = fitting * train.microbatch_samples * degrees.data_count
+        raise ConfigError(
+            f"parallel.schedule=Interleaved1F1B: found {count} micro-batches a rank, needed a "
+            f"multiple of its {rounds} rounds on parallel.pipeline={degrees.pipeline} ranks; set "
+            f"train.batch_samples={samples}, or parallel.schedule=LoopedBFS"
+        )
     needed = fewest_microbatches(parallel, degrees.pipeline)
     if count < needed:
         fitting = train.microbatch_samples * needed * degrees.data_count

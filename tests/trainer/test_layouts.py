@@ -211,6 +211,10 @@ REFUSED = {
         "found 3 stages for 2 blocks",
     ),
     "parallel.pipeline=2 parallel.microbatches=3": (2, "found 3, needed 0 or 4"),
+    "parallel.pipeline=2 parallel.schedule=Interleaved1F1B train.batch_samples=20": (
+        2,
+        "found 5 micro-batches a rank, needed a multiple of its 2 rounds",
+    ),
     "parallel.context=2 data.sequence_length=18": (2, "found 18, needed a multiple of 4"),
     "parallel.tensor=2 parallel.shard=2": (2, "found 2 ranks, needed 4"),
     "parallel.pipeline=2 parallel.schedule=gone.csv": (2, "No such file"),
