@@ -8,7 +8,7 @@ from .config import (
     ContextAttention, DeviceKind, MemoryConfig, ParallelConfig, PrecisionConfig, PrecisionName,
     Recompute,
 )  # fmt: skip
-from .gradients import clip_, clip_factor, gradient_groups, gradient_norm, squares
+from .gradients import clip_, clip_factor, gradient_groups, squares
 from .initialise import initialise
 from .layers import Attend, Experts, Head, Router, permute
 from .mesh import Degrees, Role, Topology
@@ -21,7 +21,7 @@ from .process import (
     World, client_store, join, keep_freed_memory, leave, open_store, pick_device, read_world,
     set_variable,
 )  # fmt: skip
-from .shard import apply_shard, reshard, set_last_microbatch
+from .shard import reshard, set_last_microbatch
 from .simulate import simulated_world
 from .tensor import sequence_multiple
 
@@ -29,9 +29,9 @@ __all__ = [
     "Attend", "Balance", "Call", "ContextAttention", "Cut", "Degrees", "DeviceKind", "Exchange",
     "Experts", "Head", "Initial", "LossScale", "MemoryConfig", "Normal", "Ones", "ParallelConfig",
     "Pipeline", "Plan", "Policy", "PrecisionConfig", "PrecisionName", "Recompute", "Role",
-    "Router", "Stages", "Style", "Topology", "TruncatedNormal", "World", "Zeros", "apply_shard",
+    "Router", "Stages", "Style", "Topology", "TruncatedNormal", "World", "Zeros",
     "assemble", "begin_sum", "canonical_name", "check_settings", "client_store", "clip_",
-    "clip_factor", "fewest_microbatches", "global_positions", "gradient_groups", "gradient_norm",
+    "clip_factor", "fewest_microbatches", "global_positions", "gradient_groups",
     "held_indices", "initialise", "is_sharded", "join", "keep_freed_memory", "leave",
     "lent_parameters", "max_", "open_store", "permute", "pick_device", "read_world", "reshard",
     "sequence_multiple", "set_last_microbatch", "set_variable", "simulated_world", "squares",

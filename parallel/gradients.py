@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial
 
-from .collectives import Exchange, sum_
+from .collectives import Exchange
 from .names import canonical_name
 from .pipeline.stages import lent_parameters
 from .plan import Plan
@@ -81,14 +81,6 @@ def gradient_groups(
     said = exchange.gather_bytes(json.dumps(list(groups)).encode())
     names = dict.fromkeys(name for one in said for name in json.loads(one))
     return {name: groups.get(name, []) for name in names}, copies
-
-
-def gradient_norm(
-    parameters: Iterable[nn.Parameter], world: torch.distributed.ProcessGroup | None
-) -> float:
-    """Collective: the L2 norm of the full gradients over all ranks of `world`, equal on each."""
-    parts = torch.tensor(squares({"": parameters}), dtype=torch.float64)
-    return math.sqrt(float(sum_(parts, world)))
 
 
 def clip_(parameters: Sequence[nn.Parameter], factor: float) -> None:

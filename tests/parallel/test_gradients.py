@@ -1,6 +1,7 @@
 """The norm over shards, replicas and plain tensors, and clipping by it."""
 
 import math
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,13 @@ from support.world import run_world
 from torch import nn
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from keepstep.parallel import Degrees, Role, Topology, clip_, clip_factor
-from keepstep.parallel.gradients import gradient_norm
+from keepstep.parallel import Degrees, Role, Topology, clip_, clip_factor, squares, sum_
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter], world: dist.ProcessGroup | None) -> float:
+    """As the optimizer step makes it: this rank's squares, summed over the world."""
+    parts = torch.tensor(squares({"": parameters}), dtype=torch.float64)
+    return math.sqrt(float(sum_(parts, world)))
 
 
 def with_grad(*values: float) -> nn.Parameter:
