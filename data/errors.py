@@ -1,7 +1,13 @@
-"""What goes wrong with data: what the user set, and bytes that are not what was written.
+"""What goes wrong with data: what the user set, bytes that are not what was written, and stores.
 
 ValueError    <- DataError           what the user set or gave; trying again cannot help
-RuntimeError  <- CorruptDataError    prepared bytes that differ from their manifest
+RuntimeError  <- CorruptDataError    bytes that differ from what their manifest or index says
+RuntimeError  <- ChangedError        an object is another one than when it was listed or locked
+OSError       <- StoreError          a store did not give what it was asked for
+                 |- TransientError   trying again may help: time-outs, resets, short bodies, 5xx
+                 |  |- ThrottledError   the store asks for fewer requests (429, 503)
+                 |- MissingError     there is no such object or bucket
+                 |- DeniedError      the store refuses (credentials, permission)
 """
 
 from pathlib import Path
@@ -12,19 +18,71 @@ class DataError(ValueError):
 
 
 class CorruptDataError(RuntimeError):
-    """A prepared file is not what its manifest says.
+    """An object is not what its manifest or its own index says.
 
     Attributes:
-        path: the file.
+        path: the file, or the object's URL.
         found: what it holds.
         needed: what the manifest says.
     """
 
-    def __init__(self, path: Path, found: str, needed: str) -> None:
-        super().__init__(
-            f"{path}: found {found}, needed {needed}; "
-            "remove the folder and prepare the data again, or restore it from a copy"
-        )
+    def __init__(
+        self,
+        path: Path | str,
+        found: str,
+        needed: str,
+        remedy: str = "remove the folder and prepare the data again, or restore it from a copy",
+    ) -> None:
+        super().__init__(f"{path}: found {found}, needed {needed}; {remedy}")
         self.path = path
         self.found = found
         self.needed = needed
+
+
+class ChangedError(RuntimeError):
+    """An object was replaced after it was listed or locked.
+
+    Attributes:
+        url: the object.
+        found: its tag or size now.
+        needed: its tag or size then.
+    """
+
+    def __init__(self, url: str, found: str, needed: str) -> None:
+        super().__init__(
+            f"{url}: found {found}, needed {needed} as when the data was locked; restore the "
+            "object, or lock the data again and start a new run"
+        )
+        self.url = url
+        self.found = found
+        self.needed = needed
+
+
+class StoreError(OSError):
+    """A store did not give what it was asked for.
+
+    Attributes:
+        url: the object or folder that was asked for.
+        cause: a word for counters, e.g. "timeout", "reset", "short", "503".
+    """
+
+    def __init__(self, url: str, message: str, cause: str = "other") -> None:
+        super().__init__(f"{url}: {message}")
+        self.url = url
+        self.cause = cause
+
+
+class TransientError(StoreError):
+    """A failure that may pass: the same request may succeed later."""
+
+
+class ThrottledError(TransientError):
+    """The store asks for fewer requests."""
+
+
+class MissingError(StoreError):
+    """There is no such object or bucket."""
+
+
+class DeniedError(StoreError):
+    """The store refuses: credentials are missing, wrong or not enough."""

@@ -3,9 +3,18 @@
 A source knows how many samples it holds and what they are; not in which order they are seen.
 """
 
-from .source import Source
+from .source import Record, Records, Source, Stored, Tokens
 from .subset import Subset
 from .tensors import TensorSource
 from .tokens import TokenShards
 
-__all__ = ["Source", "Subset", "TensorSource", "TokenShards"]
+__all__ = [
+    "Record",
+    "Records",
+    "Source",
+    "Stored",
+    "Subset",
+    "TensorSource",
+    "TokenShards",
+    "Tokens",
+]

@@ -1,10 +1,17 @@
-"""What every source of samples offers. Owns no order and no batching."""
+"""What every source offers, from bytes to samples. Owns no order and no batching.
 
-from typing import Protocol
+objects --Tokens or Records--> token ids or records of any kind --Source--> rows of tensors
+"""
+
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+
+Ids = npt.NDArray[np.int64]
+Times = npt.NDArray[np.float64]
+Record = dict[str, Any]
 
 
 class Source(Protocol):
@@ -17,9 +24,77 @@ class Source(Protocol):
         """A digest of the content, equal on every rank and wherever the bytes lie."""
         ...
 
-    def read(self, ids: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+    def read(self, ids: Ids) -> dict[str, Tensor]:
         """The samples `ids`, gathered into new tensors of `len(ids)` rows; `ids` may be empty.
 
         Called from the loader's thread. Blocks while bytes come in.
         """
         ...
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A source whose bytes lie in objects: it can be told ahead what will be read, and when."""
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of a sample in its objects, on average; at least 1."""
+        ...
+
+    def want(self, ids: Ids, due: Times) -> None:
+        """Says that sample ids[i] is read at time due[i] (time.monotonic seconds). Never blocks."""
+        ...
+
+
+class Records(Protocol):
+    """A fixed number of records, each a dict of values by column or file extension.
+
+    Values are what the format holds: str, bytes, int, float, bool, None, numpy arrays, and lists
+    and dicts of these where it holds JSON.
+    """
+
+    def __len__(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def sample_bytes(self) -> int: ...
+
+    def records(self, ids: Ids) -> list[Record]:
+        """The records `ids`, in that order. Blocks while bytes come in; any thread.
+
+        Raises:
+            CorruptDataError: an object is not what its index says.
+        """
+        ...
+
+    def want(self, ids: Ids, due: Times) -> None: ...
+
+
+class Tokens(Protocol):
+    """The token ids of all objects, put end to end."""
+
+    def __len__(self) -> int:
+        """Tokens in all."""
+        ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token in its object."""
+        ...
+
+    @property
+    def documents(self) -> Ids | None:
+        """The first token of each document, ascending, beginning with 0; None where the format
+        does not say."""
+        ...
+
+    def fill(self, rows: npt.NDArray[np.int64], starts: Ids) -> None:
+        """Copies the `rows.shape[1]` tokens from starts[i] on into row i; any thread; blocks."""
+        ...
+
+    def want(self, starts: Ids, width: int, due: Times) -> None: ...

@@ -1,0 +1,6 @@
+"""Bytes of a dataset's objects, by range, wherever they lie: what sources are written against."""
+
+from .access import Access, Ranges
+from .local import LocalAccess
+
+__all__ = ["Access", "LocalAccess", "Ranges"]
