@@ -61,8 +61,9 @@ class DataConfig:
     lanes: int = 64
     """Strands of data interleaved in every batch; fewer are used where samples are few."""
 
-    block: int = 64
-    """Consecutive samples that are read together; fewer are used where samples are few."""
+    block: int = 0
+    """Consecutive samples that are read together; fewer are used where samples are few. 0: as many
+    as an extent of the store holds, or 64 at most where there is little data."""
 
     window: int = 8
     """Blocks of a lane that are shuffled together: a pool of lanes x window x block samples."""
@@ -79,7 +80,7 @@ class DataConfig:
             ("vocabulary_size", 257),
             ("prefetch_batches", 1),
             ("lanes", 1),
-            ("block", 1),
+            ("block", 0),
             ("window", 1),
             ("seed", 0),
         ):

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from .order import Order
-from .permutation import Integers
+from .order.permutation import Integers
 from .sources import Source
 
 _ORDER_SAMPLES = 4096

@@ -26,7 +26,7 @@ def test_any_name_goes_with_a_path_of_ones_own() -> None:
         ("vocabulary_size", 256, 257),
         ("prefetch_batches", 0, 1),
         ("lanes", 0, 1),
-        ("block", -1, 1),
+        ("block", -1, 0),
         ("window", 0, 1),
         ("seed", -1, 0),
     ],

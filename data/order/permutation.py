@@ -30,7 +30,7 @@ def mix(words: Words) -> Words:
     return words ^ (words >> np.uint64(31))
 
 
-def derive_key(*words: int | Integers) -> Words:
+def derive_key(*words: int | Integers | Words) -> Words:
     """Makes a 64-bit key of a sequence of integers; arrays give an array of keys.
 
     The words are absorbed one after another, so that (seed 1, epoch 0) and (seed 0, epoch 1) share

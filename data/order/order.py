@@ -4,84 +4,18 @@ Owns which sample stands at a position and how a batch is arranged; reads no dat
 the algorithm is frozen: golden values in the tests, and a new version beside it if it must change.
 """
 
-import dataclasses
-import json
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
-import xxhash
+import numpy.typing as npt
 
 from .permutation import Integers, Words, derive_key, permute, unpermute
-
-ALGORITHM_VERSION = 1
+from .recipe import OrderRecipe
 
 # Domain tags keep the keys of the four uses of one seed apart.
 _RUN, _SLOT, _WINDOW, _REST = 1, 2, 3, 4
-# A lane holds whole blocks, so up to a block a lane is left over; with 64 blocks to a lane that
-# is under 1/64 of the samples, which otherwise would all come late in every epoch.
-_BLOCKS_PER_LANE = 64
 
 _Cipher = Callable[[int, Words, Integers], Integers]
-
-
-class Ordered(Protocol):
-    """What an order is made for: a number of records with a digest of their content."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def digest(self) -> str: ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class OrderRecipe:
-    """Everything the order is a function of; `fit_recipe` chooses sizes that suit a source."""
-
-    num_samples: int
-    block: int
-    """Consecutive samples that stay together, as the unit of reading."""
-    lanes: int
-    """Strands that are interleaved; a block keeps its lane in every epoch."""
-    window: int
-    """Blocks of a lane that are shuffled together."""
-    seed: int
-    source: str = ""
-    """Digest of the records, so that a cursor never goes on over other data."""
-    algorithm_version: int = ALGORITHM_VERSION
-
-    def __post_init__(self) -> None:
-        for name in ("num_samples", "block", "lanes", "window"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"order recipe {name}: found {getattr(self, name)}, needed 1 or more; "
-                    "give a source that holds samples and sizes of at least 1"
-                )
-        if self.algorithm_version != ALGORITHM_VERSION:
-            raise ValueError(
-                f"order recipe algorithm_version: found {self.algorithm_version}, needed "
-                f"{ALGORITHM_VERSION}; use a keepstep release that knows that version"
-            )
-
-    def digest(self) -> str:
-        """xxh3-128 over all fields, as 32 hexadecimal digits."""
-        fields = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
-        return xxhash.xxh3_128_hexdigest(fields.encode())
-
-
-def fit_recipe(
-    source: Ordered, *, seed: int = 0, block: int = 64, lanes: int = 64, window: int = 8
-) -> OrderRecipe:
-    """The recipe for `source`, with lanes and block made smaller where samples are few.
-
-    Each lane gets 64 blocks at least, so that a small corpus is mixed as well as a large one.
-    """
-    count = len(source)
-    lanes = min(lanes, max(1, count // _BLOCKS_PER_LANE))
-    block = min(block, max(1, count // (_BLOCKS_PER_LANE * lanes)))
-    return OrderRecipe(
-        num_samples=count, block=block, lanes=lanes, window=window, seed=seed, source=source.digest
-    )
 
 
 class Order:
@@ -123,6 +57,39 @@ class Order:
         key = derive_key(self.recipe.seed, _REST, epoch)
         places[~in_lanes] = self._in_lanes + unpermute(self._rest, key, spare)
         return places + epoch * self.recipe.num_samples
+
+    def next_use(self, ids: Integers, position: int) -> Integers:
+        """From which position on, `position` or later, each id's whole block is next wanted.
+
+        A block's samples are spread over its window: while that lasts the answer is `position`.
+        """
+        count = self.recipe.num_samples
+        epoch = position // count
+        first, stop = self._span(epoch, ids)
+        later, _ = self._span(epoch + 1, ids)
+        return np.where(stop > position, np.maximum(first, position), later)
+
+    def lane_share(self, positions: Integers) -> npt.NDArray[np.float64]:
+        """How far along the row of lanes each position's lane stands, in [0, 1)."""
+        lanes = positions % self.recipe.num_samples % self.recipe.lanes
+        return lanes / self.recipe.lanes
+
+    def _span(self, epoch: int, ids: Integers) -> tuple[Integers, Integers]:
+        """The positions [first, stop) between which `epoch` shows the blocks of `ids`."""
+        recipe, start = self.recipe, epoch * self.recipe.num_samples
+        first = np.full_like(ids, start + self._in_lanes)
+        stop = np.full_like(ids, start + recipe.num_samples)
+        value = ids // recipe.block
+        whole = value < self._blocks
+        value[whole] = permute(self._blocks, self._run_key, value[whole])
+        in_lanes = whole & (value < self._slots * recipe.lanes)
+        slots, lanes = np.divmod(value[in_lanes], recipe.lanes)
+        keys = derive_key(recipe.seed, _SLOT, np.full_like(lanes, epoch), lanes)
+        windows = unpermute(self._slots, keys, slots) // recipe.window
+        row = self._window_samples * recipe.lanes
+        first[in_lanes] = start + windows * row
+        stop[in_lanes] = start + np.minimum((windows + 1) * row, self._in_lanes)
+        return first, stop
 
     def arrange(self, start: int, size: int) -> Integers:
         """Positions [start, start + size) sorted by lane: the batch's one canonical arrangement.

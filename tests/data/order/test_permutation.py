@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keepstep.data.permutation import derive_key, permute, unpermute
+from keepstep.data.order.permutation import derive_key, permute, unpermute
 
 BIG = 2**62
 

@@ -44,6 +44,29 @@ def test_the_position_of_a_sample_is_where_it_is_shown(recipe: OrderRecipe, epoc
     assert (order.position_of(epoch, order.samples(positions)[1]) == positions).all()
 
 
+@settings(max_examples=40, deadline=None)
+@given(recipe=recipes, position=st.integers(0, 5000))
+def test_a_block_is_wanted_from_its_next_use_on_and_not_before(
+    recipe: OrderRecipe, position: int
+) -> None:
+    order, count = Order(recipe), recipe.num_samples
+    ids = np.arange(count, dtype=np.int64)
+    uses = order.next_use(ids, position)
+    ahead = np.arange(position, (position // count + 2) * count, dtype=np.int64)
+    shown = order.samples(ahead)[1]
+    for sample in range(0, count, max(1, count // 7)):
+        first = ahead[shown == sample][0]
+        assert position <= uses[sample] <= first
+
+
+def test_a_block_of_a_window_that_is_over_waits_for_the_next_epoch() -> None:
+    order = Order(SMALL)
+    row = 8 * 4 * 3
+    done = order.samples(np.arange(row))[1]
+    assert (order.next_use(done, row) >= 1000).all()
+    assert (order.next_use(done, row - 1) == row - 1).all()
+
+
 @settings(max_examples=60, deadline=None)
 @given(recipe=recipes, start=st.integers(0, 2000), size=st.integers(1, 300))
 def test_a_batch_holds_its_positions_sorted_by_lane(
@@ -112,6 +135,33 @@ def test_a_recipe_is_fitted_to_large_and_small_sources() -> None:
     tiny = fit_recipe(TensorSource({"x": torch.zeros(5, 1)}))
     assert (large.block, large.lanes, large.window, large.seed) == (64, 64, 8, 3)
     assert (tiny.block, tiny.lanes) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "sample_bytes", "sizes"),
+    [
+        (65_536, 4096, (64, 64, 1)),  # 268 MB: extents of 256 KiB, 16 windows an epoch
+        (25_000_000, 4096, (1024, 64, 8)),  # 102 GB: extents of 4 MiB
+        (10**12, 4096, (1024, 64, 8)),
+        (100_000, 150_000, (27, 64, 3)),
+        (1_000, 256, (1, 15, 8)),
+    ],
+)
+def test_blocks_are_extents_of_a_store_and_a_window_a_small_part_of_it(
+    count: int, sample_bytes: int, sizes: tuple[int, int, int]
+) -> None:
+    class Many:
+        digest = "x"
+
+        def __len__(self) -> int:
+            return count
+
+    recipe = fit_recipe(Many(), sample_bytes=sample_bytes)
+    assert (recipe.block, recipe.lanes, recipe.window) == sizes
+    batches = [Order(recipe).batch(step * 64, 64) // recipe.block for step in range(0, 400, 7)]
+    blocks = max(1, count // recipe.block)
+    independent = blocks * (1 - (1 - 1 / blocks) ** 64)
+    assert np.mean([len(np.unique(one)) for one in batches]) >= 0.94 * independent
 
 
 def test_the_digest_changes_with_every_field() -> None:

@@ -1,20 +1,19 @@
 """The whole state of the data: one position in one order. Owns no reading and no prefetching."""
 
-import dataclasses
 from typing import Any
 
-from .errors import DataError
-from .order import OrderRecipe
+from ..errors import DataError
+from .recipe import Recipe
 
 
 class Cursor:
     """The position, in samples, after the last sample of a committed optimizer step.
 
     The same on every rank and for any number of ranks. Its state has version
-    `order.ALGORITHM_VERSION` and is JSON.
+    `recipe.ALGORITHM_VERSION` and is JSON.
     """
 
-    def __init__(self, recipe: OrderRecipe, position: int = 0) -> None:
+    def __init__(self, recipe: Recipe, position: int = 0) -> None:
         self.recipe = recipe
         self.position = position
 
@@ -24,7 +23,7 @@ class Cursor:
             "algorithm_version": self.recipe.algorithm_version,
             "recipe_digest": self.recipe.digest(),
             "position": self.position,
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": self.recipe.facts(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -49,7 +48,7 @@ class Cursor:
         self.position = int(state["position"])
 
     def _differences(self, saved: dict[str, Any]) -> str:
-        now = dataclasses.asdict(self.recipe)
+        now = self.recipe.facts()
         parts = [
             f"{name} was {saved.get(name)}, is {now.get(name)}"
             for name in sorted({*saved, *now})
