@@ -1,7 +1,7 @@
 """Bytes of a dataset's objects, by range, wherever they lie: what sources are written against."""
 
-from .access import Access, Ranges
+from .access import Access, NextUse, Ranges
 from .extents import extent_bytes
 from .local import LocalAccess
 
-__all__ = ["Access", "LocalAccess", "Ranges", "extent_bytes"]
+__all__ = ["Access", "LocalAccess", "NextUse", "Ranges", "extent_bytes"]

@@ -1,6 +1,6 @@
 """What a source asks of its objects: ranges of bytes now, and word of those wanted soon."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,6 +10,8 @@ from ..store import StoredObject
 
 Numbers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
+# Units, as the dataset counts them -> the position, in samples, at which each is next wanted.
+NextUse = Callable[[Numbers], Numbers]
 
 
 class Ranges(NamedTuple):
@@ -49,6 +51,32 @@ class Access(Protocol):
 
     def want(self, ranges: Ranges, due: npt.NDArray[np.float64]) -> None:
         """Says that range i will be read at time due[i] (time.monotonic seconds). Never blocks."""
+        ...
+
+    def follow(self, next_use: NextUse) -> None:
+        """Says how to tell when any unit (a sample, or a token where objects are arrays of tokens)
+        is next wanted, by which what is kept is chosen. May be called at any time, by any thread.
+        """
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is on its way that asking for more would only push others out."""
+        ...
+
+    @property
+    def waited(self) -> Mapping[str, float]:
+        """Seconds that `read` and `fill` have blocked so far, by cause: "network" and "lock"."""
+        ...
+
+    @property
+    def outage(self) -> str | None:
+        """Since when and why the store does not answer; None while it does."""
+        ...
+
+    @property
+    def counts(self) -> Mapping[str, float]:
+        """Bytes by tier, requests, retries, hedges and the like, since the access was made."""
         ...
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Objects that are files of this machine: mapped where they lie, nothing copied or fetched."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, final
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..errors import ChangedError, CorruptDataError, MissingError
 from ..store import StoredObject
-from .access import Bytes, Ranges
+from .access import Bytes, NextUse, Ranges
 from .packing import unpack
 
 
@@ -42,6 +42,25 @@ class LocalAccess:
 
     def want(self, ranges: Ranges, due: npt.NDArray[np.float64]) -> None:
         """The kernel reads ahead by itself; there is nothing to fetch."""
+
+    def follow(self, next_use: NextUse) -> None:
+        """Nothing is kept that the kernel does not keep."""
+
+    @property
+    def is_full(self) -> bool:
+        return False
+
+    @property
+    def waited(self) -> Mapping[str, float]:
+        return {}
+
+    @property
+    def outage(self) -> str | None:
+        return None
+
+    @property
+    def counts(self) -> Mapping[str, float]:
+        return {}
 
     def close(self) -> None:
         """Forgets the maps; each is unmapped when its last view is gone."""

@@ -3,6 +3,7 @@
 The last token of a sample, its last target, is the first of the next.
 """
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from ..access import Access, NextUse
 from ..errors import DataError
 from ..sources.source import Ids, Times, Tokens
 
@@ -64,6 +66,16 @@ class Chunks:
     @property
     def sample_bytes(self) -> int:
         return self._length * self._tokens.token_bytes
+
+    @property
+    def accesses(self) -> Sequence[Access]:
+        return [self._tokens.access]
+
+    def follow(self, next_use: NextUse) -> None:
+        last = len(self) - 1
+        self._tokens.access.follow(
+            lambda tokens: next_use(np.minimum(tokens // self._length, last))
+        )
 
     def want(self, ids: Ids, due: Times) -> None:
         self._tokens.want(ids * self._length, self._length + 1, due)

@@ -71,7 +71,9 @@ def compile_packing(
             f"data.packing=fitted: found {len(starts)} documents without two tokens, needed at "
             "least one; give other data"
         )
-    _write(place / INDEX, json.dumps({"version": VERSION, "sequences": counts}).encode())
+    firsts = starts[::WINDOW_DOCUMENTS].tolist()
+    index = {"version": VERSION, "sequences": counts, "tokens": firsts}
+    _write(place / INDEX, json.dumps(index).encode())
     return place
 
 

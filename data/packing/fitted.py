@@ -1,6 +1,7 @@
 """Samples of whole documents side by side, as `compile` laid them out. Decides nothing itself."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, final
@@ -11,11 +12,13 @@ import xxhash
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from ..access import Access, NextUse
 from ..sources.source import Ids, Times, Tokens
 from .compile import INDEX, window_name
 
 IGNORED = -100
 _WINDOWS_KEPT = 64
+_PROBES = 16
 
 
 @final
@@ -26,8 +29,10 @@ class Fitted:
         self._tokens = tokens
         self._length = sequence_length
         self._folder = folder
-        counts = json.loads((folder / INDEX).read_text())["sequences"]
+        index = json.loads((folder / INDEX).read_text())
+        counts = index["sequences"]
         self._firsts = np.cumsum([0, *counts], dtype=np.int64)
+        self._token_firsts = np.array(index["tokens"], dtype=np.int64)
         self._windows: dict[int, dict[str, Any]] = {}
         self._lock = Lock()
         self.digest = xxhash.xxh3_128_hexdigest(f"{tokens.digest} {folder.name}".encode())
@@ -38,6 +43,23 @@ class Fitted:
     @property
     def sample_bytes(self) -> int:
         return max(1, len(self._tokens) * self._tokens.token_bytes // len(self))
+
+    @property
+    def accesses(self) -> Sequence[Access]:
+        return [self._tokens.access]
+
+    def follow(self, next_use: NextUse) -> None:
+        """A token is wanted when the first sequence of its packing window is, at the latest."""
+        self._tokens.access.follow(lambda tokens: self._first_use(next_use, tokens))
+
+    def _first_use(self, next_use: NextUse, tokens: Ids) -> Ids:
+        windows = np.searchsorted(self._token_firsts, tokens, side="right") - 1
+        places, back = np.unique(np.maximum(windows, 0), return_inverse=True)
+        firsts, lasts = self._firsts[places], self._firsts[places + 1] - 1
+        probes = np.linspace(firsts, lasts, _PROBES, axis=1).astype(np.int64)
+        uses = next_use(np.minimum(probes.reshape(-1), len(self) - 1)).reshape(probes.shape)
+        first: Ids = uses.min(axis=1)[back]
+        return first
 
     def want(self, ids: Ids, due: Times) -> None:
         for sample, when in zip(ids.tolist(), due.tolist(), strict=True):

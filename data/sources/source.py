@@ -3,11 +3,14 @@
 objects --Tokens or Records--> token ids or records of any kind --Source--> rows of tensors
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+
+from ..access import Access, NextUse
 
 Ids = npt.NDArray[np.int64]
 Times = npt.NDArray[np.float64]
@@ -41,8 +44,17 @@ class Stored(Protocol):
         """Bytes of a sample in its objects, on average; at least 1."""
         ...
 
+    @property
+    def accesses(self) -> Sequence[Access]:
+        """Where its bytes come from; several for a mixture."""
+        ...
+
     def want(self, ids: Ids, due: Times) -> None:
         """Says that sample ids[i] is read at time due[i] (time.monotonic seconds). Never blocks."""
+        ...
+
+    def follow(self, next_use: NextUse) -> None:
+        """Says how to tell at which position each sample id is next wanted; see `Access.follow`."""
         ...
 
 
@@ -60,6 +72,9 @@ class Records(Protocol):
 
     @property
     def sample_bytes(self) -> int: ...
+
+    @property
+    def access(self) -> Access: ...
 
     def records(self, ids: Ids) -> list[Record]:
         """The records `ids`, in that order. Blocks while bytes come in; any thread.
@@ -86,6 +101,9 @@ class Tokens(Protocol):
     def token_bytes(self) -> int:
         """Bytes of one token in its object."""
         ...
+
+    @property
+    def access(self) -> Access: ...
 
     @property
     def documents(self) -> Ids | None:

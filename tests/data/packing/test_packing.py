@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keepstep.data import DataError
+from keepstep.data.access import LocalAccess
 from keepstep.data.packing import Chunks, Fitted, compile_packing
 from keepstep.data.packing.fit import best_fit, cut_long
 from keepstep.data.sources.source import Ids, Times
@@ -31,6 +32,7 @@ class Letters:
         self.starts = np.cumsum([0, *lengths[:-1]], dtype=np.int64)
         self.documents: Ids | None = self.starts if says_documents else None
         self.wanted: list[tuple[int, int]] = []
+        self.access = LocalAccess([])
 
     def __len__(self) -> int:
         return len(self.all)
