@@ -1,0 +1,83 @@
+"""Tells a source what will be read and when, far ahead of reading it. Reads nothing itself."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import final
+
+import numpy as np
+
+from ..order.permutation import Integers
+from ..sources.source import Stored
+
+_PAUSE_SECONDS = 0.005
+_UNKNOWN_RATE = 1e6
+
+
+@final
+class Pace:
+    """How many of its samples a reader consumes a second, and how many it has.
+
+    Written by the reader's thread alone; others may read it at any time.
+    """
+
+    def __init__(self) -> None:
+        self.consumed = 0
+        self.rate = _UNKNOWN_RATE
+        self._since: float | None = None
+
+    def take(self, samples: int, now: float) -> None:
+        """Counts samples that were just handed out."""
+        self.consumed += samples
+        if self._since is not None and now > self._since:
+            latest = samples / (now - self._since)
+            # The first measure counts whole: what stood here before was no measure.
+            weight = 0.1 if self.rate != _UNKNOWN_RATE else 1.0
+            self.rate += weight * (latest - self.rate)
+        self._since = now
+
+
+@final
+class Ahead(threading.Thread):
+    """Announces chunks of sample ids until the source has enough on its way, then waits."""
+
+    def __init__(self, source: Stored, chunks: Iterator[Integers], pace: Pace) -> None:
+        super().__init__(name="keepstep-ahead", daemon=True)
+        self._source = source
+        self._chunks = chunks
+        self._pace = pace
+        self._stopping = threading.Event()
+        self._announced = 0
+
+    def run(self) -> None:
+        for ids in self._chunks:
+            while self._should_wait(len(ids)):
+                if self._stopping.wait(_PAUSE_SECONDS):
+                    return
+            if self._stopping.is_set():
+                return
+            distance = self._announced - self._pace.consumed + np.arange(len(ids))
+            self._source.want(ids, time.monotonic() + np.maximum(distance, 0) / self._pace.rate)
+            self._announced += len(ids)
+
+    def stop(self, timeout_seconds: float) -> None:
+        self._stopping.set()
+        self.join(timeout_seconds)
+
+    def _should_wait(self, next_chunk: int) -> bool:
+        """One chunk beyond the reader is always announced, whatever is on its way."""
+        lead = self._announced - self._pace.consumed
+        return lead >= next_chunk and any(one.is_full for one in self._source.accesses)
+
+
+def following(
+    next_use: Callable[[Integers, int], Integers], position: Callable[[], int], stop: int | None
+) -> Callable[[Integers], Integers]:
+    """`next_use` of an order as seen from where the reader is now; what is only wanted after the
+    run's end, at position `stop`, is wanted never (2^62)."""
+
+    def uses(ids: Integers) -> Integers:
+        found = next_use(ids, position())
+        return found if stop is None else np.where(found < stop, found, 2**62)
+
+    return uses

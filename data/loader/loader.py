@@ -1,0 +1,155 @@
+"""Batches of one reader, in order, read ahead by threads. Owns no state worth saving.
+
+order --positions--> source.read --rows--> Window(one optimizer step) --queue--> next(loader)
+      --far ahead--> source.want
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from typing import Protocol, Self, final
+
+import numpy as np
+
+from ..order.permutation import Integers
+from ..sources import Source, Stored
+from .ahead import Ahead, Pace, following
+from .prefetch import Prefetcher
+from .share import share_microbatches
+from .window import Window
+
+_ORDER_SAMPLES = 4096
+
+
+class Arrangement(Protocol):
+    """What an order or a mixture says of positions."""
+
+    def samples(self, positions: Integers) -> tuple[Integers, Integers]: ...
+
+    def arrange(self, start: int, size: int) -> Integers: ...
+
+    def next_use(self, ids: Integers, position: int) -> Integers: ...
+
+
+@final
+class Loader:
+    """Windows of one reader from a position on, without end; epochs follow one another.
+
+    `open` starts the threads, `close` ends them; opening again moves to another position.
+
+    Args:
+        stop: the position at which the run ends, where that is known: what is only wanted after it
+            need not be kept.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        order: Arrangement,
+        *,
+        batch_samples: int,
+        microbatch_samples: int,
+        reader_index: int = 0,
+        reader_count: int = 1,
+        prefetch: int = 4,
+        stop: int | None = None,
+    ) -> None:
+        self._source = source
+        self._order = order
+        self._batch_samples = batch_samples
+        self._microbatch_samples = microbatch_samples
+        self._share = share_microbatches(
+            batch_samples, microbatch_samples, reader_index, reader_count
+        )
+        self._prefetch = prefetch
+        self._stop = stop
+        self._position = 0
+        self._pace = Pace()
+        self._ahead: Ahead | None = None
+        self._thread: Prefetcher[Window] | None = None
+
+    def open(self, position: int) -> Self:
+        """Starts reading ahead at `position`, in samples; returns itself, for `with`."""
+        self.close()
+        self._position, self._pace = position, Pace()
+        if isinstance(self._source, Stored):
+            uses = following(self._order.next_use, lambda: self._position, self._stop)
+            self._source.follow(uses)
+            self._ahead = Ahead(self._source, self._chunks(position), self._pace)
+            self._ahead.start()
+        self._thread = Prefetcher(self._windows(position), self._prefetch)
+        self._thread.start()
+        return self
+
+    def __iter__(self) -> Iterator[Window]:
+        return self
+
+    def __next__(self) -> Window:
+        """Waits for the next window.
+
+        Raises:
+            RuntimeError: the loader is not open, or its thread is gone (as after a fork).
+            Exception: whatever the source raised, once the windows before it were handed out.
+        """
+        if self._thread is None:
+            raise RuntimeError("the loader: found it closed, needed it open; call open(position)")
+        return self._thread.take()
+
+    def close(self, timeout_seconds: float = 10.0) -> None:
+        """Ends the threads; safe at any time and twice. Waits for at most `timeout_seconds`."""
+        thread, self._thread = self._thread, None
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.stop(timeout_seconds)
+        if thread is not None:
+            thread.stop(timeout_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _windows(self, position: int) -> Iterator[Window]:
+        size = self._microbatch_samples
+        for ids in chain.from_iterable(map(self._steps, self._chunks(position))):
+            begun, before = time.perf_counter(), self._waited()
+            rows = self._source.read(ids)
+            seconds = self._waited()
+            seconds.subtract(before)
+            # Threads of a pool may wait at once, for longer together than the reading took.
+            rest = time.perf_counter() - begun - sum(seconds.values())
+            batches = [
+                {name: tensor[first : first + size] for name, tensor in rows.items()}
+                for first in range(0, len(ids), size)
+            ]
+            yield Window(position, batches, self._share, {**seconds, "decode": max(0.0, rest)})
+            position += self._batch_samples
+            self._position = position
+            self._pace.take(len(ids), time.monotonic())
+
+    def _waited(self) -> Counter[str]:
+        """Seconds that reading has waited so far, by cause."""
+        total: Counter[str] = Counter()
+        for access in self._source.accesses if isinstance(self._source, Stored) else ():
+            total.update(access.waited)
+        return total
+
+    def _chunks(self, position: int) -> Iterator[Integers]:
+        """This reader's sample ids, some steps at a time."""
+        size = self._microbatch_samples
+        mine = slice(self._share.start * size, self._share.stop * size)
+        # The order costs some hundred small numpy calls however few samples are asked for:
+        # many steps at a time keep that off the training thread's back.
+        steps = max(1, _ORDER_SAMPLES // (len(self._share) * size))
+        span = steps * self._batch_samples
+        # The first chunk is a single step, so that the first batch is not kept waiting.
+        starts = range(position, position + self._batch_samples, self._batch_samples)
+        while True:
+            arranged = [self._order.arrange(start, self._batch_samples)[mine] for start in starts]
+            yield self._order.samples(np.concatenate(arranged))[1]
+            starts = range(starts.stop, starts.stop + span, self._batch_samples)
+
+    def _steps(self, ids: Integers) -> list[Integers]:
+        return np.split(ids, len(ids) // (len(self._share) * self._microbatch_samples))
