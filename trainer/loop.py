@@ -3,14 +3,14 @@ generations do around it belongs to recovery/."""
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import final
 
 import torch
 from torch import Tensor
 
 from ..checkpoint import is_save_due
-from ..data import Cursor, Window
+from ..data import Cursor, Loader, Window
 from ..parallel import (
     Balance,
     Exchange,
@@ -42,6 +42,7 @@ from .seeds import seed_of
 from .state import Progress, State, digest, gather_state
 from .telemetry.lineage import lineage
 from .telemetry.reporter import Reporter, StepReport
+from .telemetry.stall import by_cause
 from .update import Updater, Verdict
 
 _COLLECT_EVERY_STEPS = 50
@@ -82,6 +83,7 @@ class Trainer:
         self.saved_at = time.monotonic()
         self.parent: str | None = None
         self.eval_loss: float | None = None
+        self.outage: str | None = None
 
     @classmethod
     def fit(cls, config: RunConfig, make_recipe: MakeRecipe, life: Life) -> int:
@@ -133,13 +135,14 @@ class Trainer:
         done = self.progress.step >= self.job.config.train.steps and self.reporter.is_finished
         return bool(max_(torch.tensor(int(done)), self.job.topology.control))
 
-    def _step(self, windows: Iterator[Window]) -> Verdict:
+    def _step(self, windows: Loader) -> Verdict:
         """One optimizer step and what is due after it."""
         started, step = time.perf_counter(), self.progress.step
         self.life.beat(step, Phase.data)
         self.chaos.strike(step)
-        window = next(windows)
+        window = windows.take(lambda outage: self._wait_for_data(step, outage))
         waited = time.perf_counter() - started
+        self._data_is_here(step)
         self.life.beat(step, Phase.step)
         count = begin_sum(self._own_targets(window), self.job.topology.group(Role.DATA))
         part = self._loss_part(window, lambda: max(1, count()))
@@ -168,12 +171,27 @@ class Trainer:
                 tokens_per_second=targets / seconds,
                 step_seconds=seconds,
                 data_seconds=waited,
+                data_causes=by_cause(waited, window.seconds),
                 snapshot_seconds=saving,
                 router=self.balance.statistics(),
             )
         )
         self._after_step(verdict)
         return verdict
+
+    def _wait_for_data(self, step: int, outage: str | None) -> None:
+        """Once a second while a step waits for its data, which is no hang."""
+        self.life.beat(step, Phase.data)
+        if outage and not self.outage:
+            self.reporter.event("outage", step, reason=outage)
+            self.reporter.say(f"waiting for data: the store does not answer ({outage})")
+        self.outage = outage or self.outage
+
+    def _data_is_here(self, step: int) -> None:
+        if self.outage:
+            self.outage = None
+            self.reporter.event("outage_over", step)
+            self.reporter.say("the store answers again; training goes on")
 
     def _own_targets(self, window: Window) -> int:
         """Valid targets of this rank's share of the step."""

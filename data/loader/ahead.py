@@ -12,6 +12,8 @@ from ..sources.source import Stored
 
 _PAUSE_SECONDS = 0.005
 _UNKNOWN_RATE = 1e6
+# Where all of it lies in the cache already nothing is ever full; farther than this helps nobody.
+_LONGEST_LEAD = 65_536
 
 
 @final
@@ -67,7 +69,8 @@ class Ahead(threading.Thread):
     def _should_wait(self, next_chunk: int) -> bool:
         """One chunk beyond the reader is always announced, whatever is on its way."""
         lead = self._announced - self._pace.consumed
-        return lead >= next_chunk and any(one.is_full for one in self._source.accesses)
+        is_enough = lead >= _LONGEST_LEAD or any(one.is_full for one in self._source.accesses)
+        return lead >= next_chunk and is_enough
 
 
 def following(

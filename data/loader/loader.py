@@ -6,7 +6,7 @@ order --positions--> source.read --rows--> Window(one optimizer step) --queue-->
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Protocol, Self, final
 
@@ -86,7 +86,14 @@ class Loader:
         return self
 
     def __next__(self) -> Window:
+        return self.take(lambda outage: None)
+
+    def take(self, while_waiting: Callable[[str | None], None]) -> Window:
         """Waits for the next window.
+
+        Args:
+            while_waiting: called about once a second for as long as it takes, with since when and
+                why the store does not answer, or None where it does.
 
         Raises:
             RuntimeError: the loader is not open, or its thread is gone (as after a fork).
@@ -94,7 +101,7 @@ class Loader:
         """
         if self._thread is None:
             raise RuntimeError("the loader: found it closed, needed it open; call open(position)")
-        return self._thread.take()
+        return self._thread.take(lambda: while_waiting(self._outage()))
 
     def close(self, timeout_seconds: float = 10.0) -> None:
         """Ends the threads; safe at any time and twice. Waits for at most `timeout_seconds`."""
@@ -128,6 +135,12 @@ class Loader:
             position += self._batch_samples
             self._position = position
             self._pace.take(len(ids), time.monotonic())
+
+    def _outage(self) -> str | None:
+        """The first word of a store that does not answer."""
+        if not isinstance(self._source, Stored):
+            return None
+        return next((one.outage for one in self._source.accesses if one.outage), None)
 
     def _waited(self) -> Counter[str]:
         """Seconds that reading has waited so far, by cause."""

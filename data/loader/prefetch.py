@@ -3,7 +3,7 @@
 import logging
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar, final
 
 T = TypeVar("T")
@@ -31,8 +31,12 @@ class Prefetcher(threading.Thread, Generic[T]):
             if isinstance(item, Exception):
                 return
 
-    def take(self) -> T:
-        """The next item; waits for it, or raises what the iterator raised."""
+    def take(self, while_waiting: Callable[[], None]) -> T:
+        """The next item; waits for it, or raises what the iterator raised.
+
+        Args:
+            while_waiting: called about once a second for as long as it takes.
+        """
         item: T | Exception | None = self._failure
         while item is None:
             try:
@@ -45,6 +49,7 @@ class Prefetcher(threading.Thread, Generic[T]):
                         "the loader: found its prefetch thread gone, needed it running; "
                         "open the loader in the process that reads from it"
                     ) from None
+                while_waiting()
         if isinstance(item, Exception):
             self._failure = item
             raise item

@@ -103,7 +103,7 @@ def test_a_step_writes_every_metric_of_the_contract(straight: Path) -> None:
     assert [line["step"] for line in found] == list(range(1, 11))
     assert set(found[0]) == {
         *("step", "loss", "grad_norm", "lr", "tokens", "tokens_per_second", "step_seconds"),
-        *("data_seconds", "snapshot_seconds", "mfu", "grad_norm_score"),
+        *("data_seconds", "data_causes", "snapshot_seconds", "mfu", "grad_norm_score"),
     }
     assert [line["tokens"] for line in found] == [16 * 16 * step for step in range(1, 11)]
     assert [line["snapshot_seconds"] > 0 for line in found] == [s in (4, 8) for s in range(1, 11)]

@@ -22,6 +22,7 @@ from .events import Events
 from .files import append_line, write_atomically
 from .flops import peak_flops
 from .progress import Console, duration
+from .stall import Stalls
 
 SUMMARY = "summary.json"
 
@@ -40,6 +41,8 @@ class StepReport:
     tokens_per_second: float
     step_seconds: float
     data_seconds: float
+    data_causes: dict[str, float]
+    """The same by what the data waited for: network, lock, decode, transform."""
     snapshot_seconds: float
     grad_norms: dict[str, float] | None = None
     """Norm by block, where telemetry.gradient_groups asks for it."""
@@ -61,6 +64,7 @@ class Reporter:
         self.events = Events(folder, rank=life.world.rank)
         self.is_speaker = life.world.rank == 0
         self.seconds: list[float] = []
+        self.stalls = Stalls()
 
     @classmethod
     def of(cls, config: RunConfig, plan: Plan, device: torch.device, life: Life) -> "Reporter":
@@ -110,6 +114,8 @@ class Reporter:
         self.seconds.append(report.step_seconds)
         if not self.is_speaker:
             return
+        if words := self.stalls.add(report.data_causes, report.step_seconds):
+            self.say(words)
         rate = report.tokens_per_second
         mfu = None if self.model_flops is None else rate * self.model_flops
         line = asdict(report)

@@ -23,6 +23,8 @@ from keepstep.data import (
     fit_recipe,
     share_microbatches,
 )
+from keepstep.data.access import NextUse
+from keepstep.data.store import StoredObject
 
 SOURCE = TensorSource({"x": torch.arange(90)})
 ORDER = Order(fit_recipe(SOURCE, seed=5))
@@ -130,6 +132,78 @@ def test_the_sources_error_comes_after_the_windows_before_it_and_stays() -> None
         for _ in range(2):
             with pytest.raises(OSError, match="the store is away"):
                 next(loader)
+
+
+class Distant:
+    """A stored source that answers once it may, and whose store is away until then."""
+
+    digest, sample_bytes = "distant", 8
+
+    def __init__(self) -> None:
+        self.may_answer = threading.Event()
+        self.wanted: list[npt.NDArray[np.int64]] = []
+        self.due: list[npt.NDArray[np.float64]] = []
+        self.next_use: NextUse = lambda ids: ids
+        self.is_full = False
+        self.waited = {"network": 0.0}
+        self.objects: list[StoredObject] = []
+
+    @property
+    def accesses(self) -> list["Distant"]:
+        return [self]
+
+    @property
+    def outage(self) -> str | None:
+        return None if self.may_answer.is_set() else "since 12:00, refused"
+
+    def __len__(self) -> int:
+        return 90
+
+    def want(self, ids: npt.NDArray[np.int64], due: npt.NDArray[np.float64]) -> None:
+        self.wanted.append(ids)
+        self.due.append(due)
+
+    def follow(self, next_use: NextUse) -> None:
+        self.next_use = next_use
+
+    def read(self, ids: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+        self.may_answer.wait(20)
+        self.waited["network"] += 0.25
+        return {"x": torch.from_numpy(ids)}
+
+
+def test_whoever_waits_is_told_of_an_outage() -> None:
+    source, told = Distant(), []
+
+    def told_once(outage: str | None) -> None:
+        told.append(outage)
+        source.may_answer.set()
+
+    with Loader(source, ORDER, batch_samples=6, microbatch_samples=2).open(0) as loader:
+        window = loader.take(told_once)
+    assert told == ["since 12:00, refused"]
+    assert window.seconds["network"] == 0.25
+
+
+def test_a_stored_source_is_told_ahead_of_what_is_read_and_no_farther_than_it_wants() -> None:
+    source = Distant()
+    source.is_full = True
+    source.may_answer.set()
+    loader = Loader(source, ORDER, batch_samples=4, microbatch_samples=2, reader_count=2, stop=200)
+    with loader.open(40):
+        window = next(loader)
+        deadline = time.monotonic() + 5
+        while len(source.wanted) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        uses = source.next_use(np.arange(90))
+    first = torch.cat([batch["x"] for batch in window.batches])
+    assert (source.wanted[0] == first.numpy()).all()
+    assert len(source.wanted[1]) >= 4000
+    assert (np.diff(source.due[1]) >= 0).all()
+    assert len(source.wanted) == 2
+    position = 40
+    shown = ORDER.samples(np.arange(position, 200, dtype=np.int64))[1]
+    assert (uses[np.setdiff1d(np.arange(90), shown)] == 2**62).all()
 
 
 def test_close_is_safe_before_open_twice_and_with_a_full_queue() -> None:

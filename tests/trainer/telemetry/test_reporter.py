@@ -44,8 +44,11 @@ class Desk:
             "tokens": 100 * step,
         }
         seconds = {"step_seconds": 0.5, "data_seconds": 0.1, "snapshot_seconds": 0.0}
+        causes = {"data_causes": {"network": 0.1}}
         rate = {"tokens_per_second": 200.0}
-        self.reporter.step(StepReport(step=step, **{**values, **seconds, **rate, **changes}))
+        self.reporter.step(
+            StepReport(step=step, **{**values, **seconds, **causes, **rate, **changes})
+        )
 
     def finish(self, **extra: object) -> None:
         progress = Progress(step=3, samples=30, tokens=300, skips=1)
