@@ -1,11 +1,12 @@
 """Extents for tests of the cache: bytes that tell where they belong, and what a folder holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from keepstep.data.cache import Cache, CacheConfig, object_name
+from keepstep.data.cache import Cache, CacheConfig, ExtentName, object_name
+from keepstep.data.cache.policy import Floats
 from keepstep.data.store import StoredObject
 
 PAGE = 4096
@@ -16,6 +17,11 @@ OTHER = object_name(StoredObject("s3://bucket/other", 2**30, "tag"), 2**20)
 
 Configure = Callable[..., CacheConfig]
 OpenCache = Callable[..., Cache]
+
+
+def soonest_first(names: Sequence[ExtentName]) -> Floats:
+    """Extent n is needed at position n."""
+    return np.array([name.number for name in names], dtype=np.float64)
 
 
 def content(object: str, number: int, size: int = EXTENT) -> bytes:

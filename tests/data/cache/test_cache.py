@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,12 @@ from support.extents import (
     files,
     fill,
     held,
+    soonest_first,
     used_bytes,
 )
 
 from keepstep.data.cache import ExtentName
 from keepstep.data.cache.policy import Floats
-
-
-def soonest_first(names: list[ExtentName]) -> Floats:
-    """Extent n is needed at position n."""
-    return np.array([name.number for name in names], dtype=np.float64)
 
 
 def test_what_was_put_is_read_back_by_every_cache_of_the_folder(open_cache: OpenCache) -> None:
@@ -53,7 +50,7 @@ def test_an_extent_may_have_any_size(open_cache: OpenCache, size: int) -> None:
 
 def test_the_farthest_next_use_goes_first(open_cache: OpenCache, tmp_path: Path) -> None:
     cache = open_cache(4)
-    cache.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+    cache.know([OBJECT], soonest_first)
     assert fill(cache, [9, 1, 7, 3]) == [True] * 4
     assert fill(cache, [2, 0]) == [True] * 2
     assert held(cache, 10) == [0, 1, 2, 3]
@@ -63,7 +60,7 @@ def test_the_farthest_next_use_goes_first(open_cache: OpenCache, tmp_path: Path)
 
 def test_a_newcomer_needed_after_all_others_is_bypassed(open_cache: OpenCache) -> None:
     cache = open_cache(3)
-    cache.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+    cache.know([OBJECT], soonest_first)
     fill(cache, range(3))
     assert fill(cache, [5, 6]) == [False, False]
     assert held(cache, 8) == [0, 1, 2]
@@ -73,7 +70,7 @@ def test_a_newcomer_needed_after_all_others_is_bypassed(open_cache: OpenCache) -
 def test_live_entries_of_others_are_not_touched(open_cache: OpenCache) -> None:
     theirs, ours = open_cache(3), open_cache(3)
     fill(theirs, range(3), OTHER)
-    ours.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+    ours.know([OBJECT], soonest_first)
     assert fill(ours, [0, 1]) == [False, False]
     assert held(theirs, 3, OTHER) == [0, 1, 2]
     assert ours.counters()["disk"].refused == 2
@@ -85,7 +82,7 @@ def test_idle_entries_of_others_go_the_oldest_first(open_cache: OpenCache, tmp_p
         path = entry_file(tmp_path, number, OTHER)
         os.utime(path, times=(0, path.stat().st_mtime - age))
     ours = open_cache(3)
-    ours.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+    ours.know([OBJECT], soonest_first)
     assert fill(ours, [5]) == [True]
     assert [path.name for path in files(tmp_path) if OTHER in path.name] == [
         f"{OTHER}-0",
@@ -110,7 +107,7 @@ def test_an_idle_entry_that_another_process_used_since_stays(
 
 def test_what_memory_evicts_moves_down_to_disk(open_cache: OpenCache) -> None:
     cache = open_cache(2, 2)
-    cache.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+    cache.know([OBJECT], soonest_first)
     assert fill(cache, [5, 4, 3, 2, 1, 0]) == [True] * 6
     assert held(cache, 6) == [0, 1, 2, 3]
     counters = cache.counters()
@@ -120,7 +117,7 @@ def test_what_memory_evicts_moves_down_to_disk(open_cache: OpenCache) -> None:
 
 def test_what_memory_does_not_admit_is_offered_to_disk(open_cache: OpenCache) -> None:
     cache = open_cache(2, 1)
-    cache.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+    cache.know([OBJECT], soonest_first)
     assert fill(cache, [0, 3, 2, 9]) == [True, True, True, False]
     assert held(cache, 10) == [0, 2, 3]
     assert cache.counters()["ram"].hits == 1
@@ -139,7 +136,7 @@ def test_nothing_that_is_never_needed_again_moves_down(open_cache: OpenCache) ->
 
 def test_a_reader_keeps_its_view_through_eviction(open_cache: OpenCache, tmp_path: Path) -> None:
     cache = open_cache(1)
-    cache.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+    cache.know([OBJECT], soonest_first)
     fill(cache, [9])
     view = cache.get(OBJECT, 9)
     fill(cache, [8, 7])
@@ -151,7 +148,7 @@ def test_a_reader_keeps_its_view_through_eviction(open_cache: OpenCache, tmp_pat
 
 def test_maps_of_what_another_cache_evicted_are_let_go(open_cache: OpenCache) -> None:
     reader, writer = open_cache(1), open_cache(1)
-    writer.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+    writer.know([OBJECT], soonest_first)
     fill(writer, [9])
     assert held(reader, 10) == [9]
     fill(writer, [8])
@@ -181,7 +178,7 @@ def test_an_extent_larger_than_the_budget_is_refused_and_evicts_nothing(
     open_cache: OpenCache,
 ) -> None:
     cache = open_cache(2)
-    cache.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+    cache.know([OBJECT], soonest_first)
     fill(cache, [8, 9])
     assert not cache.put(OBJECT, 0, bytes(3 * COST))
     assert held(cache, 10) == [8, 9]
@@ -224,7 +221,7 @@ def test_what_was_deleted_by_hand_is_put_again(
 def test_a_lower_budget_is_met_at_the_next_put(open_cache: OpenCache, tmp_path: Path) -> None:
     fill(open_cache(8), range(1, 9))
     cache = open_cache(3)
-    cache.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+    cache.know([OBJECT], soonest_first)
     fill(cache, [0])
     assert used_bytes(tmp_path) == 3 * COST
     assert held(cache, 9) == [0, 1, 2]
@@ -236,7 +233,7 @@ def test_more_changes_than_the_ledger_remembers_are_counted_anew(
     monkeypatch.setattr("keepstep.data.cache.ledger.SLOTS", 4)
     first, second = open_cache(4), open_cache(4)
     for cache in (first, second):
-        cache.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+        cache.know([OBJECT], soonest_first)
     fill(first, [20, 19, 18, 17, 16, 15, 14])
     assert fill(second, [13]) == [True]
     assert held(open_cache(4), 30) == [13, 14, 15, 16]
@@ -245,7 +242,7 @@ def test_more_changes_than_the_ledger_remembers_are_counted_anew(
 
 def test_threads_share_one_cache(open_cache: OpenCache, tmp_path: Path) -> None:
     cache = open_cache(6, 3, open_maps=3)
-    cache.know([OBJECT], soonest_first)  # type: ignore[arg-type]
+    cache.know([OBJECT], soonest_first)
     wrong: list[object] = []
 
     def work(seed: int) -> None:
@@ -276,12 +273,12 @@ def test_the_cache_itself_is_near_belady(open_cache: OpenCache) -> None:
     sequence = [int(x) for _ in range(5) for x in rng.permutation(40)]
     now = [0]
 
-    def next_use(names: list[ExtentName]) -> Floats:
+    def next_use(names: Sequence[ExtentName]) -> Floats:
         left = sequence[now[0] + 1 :]
         return np.array([left.index(n.number) if n.number in left else np.inf for n in names])
 
     cache = open_cache(20)
-    cache.know([OBJECT], next_use)  # type: ignore[arg-type]
+    cache.know([OBJECT], next_use)
     fetched = [0] * 5
     for now[0], number in enumerate(sequence):
         if cache.get(OBJECT, number) is None:
