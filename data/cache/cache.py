@@ -175,7 +175,9 @@ class Cache:
                 self._trim(len(self._maps) // 2)
                 continue
             if entry is not None:
-                tier.touch(name)
+                if abs(time.time() - entry.touched) > _TOUCH_SECONDS:
+                    tier.touch(name)
+                tier.follow()
                 tier.counters.hits += 1
                 tier.counters.hit_bytes += len(entry.content)
                 self._maps[name] = _Map(entry.content, tier, time.monotonic())

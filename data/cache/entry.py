@@ -28,6 +28,8 @@ class Entry(NamedTuple):
     """Read-only; stays readable when the file is deleted, and unmaps when its last view is gone."""
     digest: str
     """xxh3-128 of the content, as its trailer says."""
+    touched: float
+    """When it was used last, as its file says (time.time seconds)."""
 
 
 def disk_cost(content_bytes: int) -> int:
@@ -55,14 +57,15 @@ def map_entry(fd: int, name: ExtentName, *, verify: bool) -> Entry:
         CorruptDataError: the size or trailer is wrong or, where `verify`, the digest.
         OSError: the file cannot be read or mapped.
     """
-    size = os.fstat(fd).st_size
+    facts = os.fstat(fd)
+    size = facts.st_size
     digest = _read_trailer(fd, size, name)
     if verify:
         found = _digest(fd, size - _TRAILER.size)
         if found != digest:
             raise CorruptDataError(name.file, f"a digest of {found}", digest, _REMEDY)
     mapped = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
-    return Entry(memoryview(mapped)[: size - _TRAILER.size], digest)
+    return Entry(memoryview(mapped)[: size - _TRAILER.size], digest, facts.st_mtime)
 
 
 def _read_trailer(fd: int, size: int, name: ExtentName) -> str:
