@@ -4,7 +4,22 @@ A store moves bytes and says what went wrong; retries, deadlines, order and cach
 others.
 """
 
+from .config import StoreConfig, Transport
+from .filesystem import FsspecStore
 from .local import LocalStore
+from .obstore import ObstoreStore
+from .open import open_store
+from .s3 import S3Store
 from .store import Store, StoredObject
 
-__all__ = ["LocalStore", "Store", "StoredObject"]
+__all__ = [
+    "FsspecStore",
+    "LocalStore",
+    "ObstoreStore",
+    "S3Store",
+    "Store",
+    "StoreConfig",
+    "StoredObject",
+    "Transport",
+    "open_store",
+]

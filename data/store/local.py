@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import final
 
 from ..errors import ChangedError, DeniedError, MissingError, TransientError
+from .answers import check_range
+from .names import chosen, root
 from .store import StoredObject
 
 
@@ -12,16 +14,14 @@ class LocalStore:
     """Paths and file: URLs. What it lists are absolute paths."""
 
     def list(self, url: str) -> list[StoredObject]:
-        path = _path(url)
-        if any(letter in path.name for letter in "*?["):
-            found = sorted(path.parent.glob(path.name))
-        elif path.is_dir():
-            found = sorted(one for one in path.rglob("*"))
-        else:
-            found = [path]
-        hidden = len(path.parts) if path.is_dir() else len(path.parts) - 1
-        visible = [p for p in found if not any(x.startswith(".") for x in p.parts[hidden:])]
-        return [self.stat(str(one)) for one in visible if not one.is_dir()]
+        path = str(_path(url))
+        top = Path(root(path))
+        if root(path) == path and not top.is_dir():
+            return [self.stat(path)]
+        # Only what may match is walked through: the folder may hold more than data.
+        rest = "**/*" if top == Path(path) or "**" in path else str(Path(path).relative_to(top))
+        names = [str(one) for one in top.glob(rest) if not one.is_dir()]
+        return [self.stat(name) for name in chosen(path, names)]
 
     def stat(self, url: str) -> StoredObject:
         path = _path(url)
@@ -32,6 +32,7 @@ class LocalStore:
         return StoredObject(str(path), facts.st_size, f"{facts.st_mtime_ns}-{facts.st_size}")
 
     def read(self, obj: StoredObject, start: int, stop: int) -> bytes:
+        check_range(obj, start, stop)
         try:
             with _path(obj.url).open("rb") as stream:
                 stream.seek(start)
@@ -40,7 +41,7 @@ class LocalStore:
             raise _said(obj.url, error) from error
         found = self.stat(obj.url)
         if found.size != obj.size or (obj.tag and found.tag != obj.tag):
-            raise ChangedError(obj.url, found.tag, obj.tag or str(obj.size))
+            raise ChangedError(obj.url, found.tag, obj.tag or f"{obj.size} bytes")
         return content
 
     def close(self) -> None:

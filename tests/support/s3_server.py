@@ -33,7 +33,8 @@ class S3Server:
 
     def __init__(self, port: int, control_port: int) -> None:
         self.endpoint = f"http://{HOST}:{port}"
-        self._control_port = control_port
+        self._control = http.client.HTTPConnection(HOST, control_port, timeout=30)
+        self._lock = threading.Lock()
 
     def put(self, name: str, body: bytes) -> None:
         """Writes the object "bucket/key"; not counted, no faults, even while the server is out."""
@@ -61,11 +62,14 @@ class S3Server:
         )
         return found
 
+    def close(self) -> None:
+        """Ends the connection by which the server is steered, not the server."""
+        self._control.close()
+
     def _ask(self, method: str, target: str, body: bytes = b"") -> bytes:
-        connection = http.client.HTTPConnection(HOST, self._control_port, timeout=30)
-        with contextlib.closing(connection):
-            connection.request(method, target, body)
-            response = connection.getresponse()
+        with self._lock:
+            self._control.request(method, target, body)
+            response = self._control.getresponse()
             content = response.read()
         assert response.status < 300, (response.status, content)
         return content
@@ -85,7 +89,8 @@ def s3_server(
         assert process.stdout is not None
         try:
             ports = json.loads(process.stdout.readline())
-            yield S3Server(ports["port"], ports["control_port"])
+            with contextlib.closing(S3Server(ports["port"], ports["control_port"])) as server:
+                yield server
         finally:
             process.kill()
 
