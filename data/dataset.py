@@ -4,6 +4,7 @@ Knows no format and no store; `sources` make one of these of a URL, and readers 
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import xxhash
 
 from .store import StoredObject
+from .table import ObjectTable, relative
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,32 +23,30 @@ class Dataset:
     format: str
     """The name of the reader, a value of DataFormat."""
     url: str
-    """What was surveyed; every object's URL begins with its folder."""
-    objects: list[StoredObject]
+    """The folder that holds all objects: each object's URL is this one, "/" and its name."""
+    objects: Sequence[StoredObject]
     counts: npt.NDArray[np.int64]
     """Samples in each object; tokens where the objects are arrays of tokens."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What the reader must know, as JSON: columns, encodings, dtypes."""
     arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     """Indexes too large for JSON, e.g. where each sample of a tar begins."""
-    digests: dict[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
     """Digests of whole objects as their writer recorded them: "<algorithm>:<hexadecimal>" by URL
     relative to `url`. Empty where it recorded none."""
 
     @property
     def digest(self) -> str:
         """xxh3-128 over everything but where the objects lie and their tags: copies are equal."""
-        rows = [
-            (self.name(obj), obj.size, obj.packing, obj.raw_bytes, count)
-            for obj, count in zip(self.objects, self.counts.tolist(), strict=True)
-        ]
-        text = json.dumps([self.format, rows, self.facts, self.digests], sort_keys=True)
+        table = ObjectTable.of(self.objects, self.url)
+        text = json.dumps([self.format, self.facts, dict(self.digests)], sort_keys=True)
         state = xxhash.xxh3_128(text.encode())
-        for name, array in sorted(self.arrays.items()):
+        columns = {f"object {place}": column for place, column in enumerate(table.identity)}
+        for name, array in sorted({**self.arrays, **columns, "counts": self.counts}.items()):
             state.update(f"{name} {array.dtype.str} {array.shape};".encode())
             state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return state.hexdigest()
 
     def name(self, obj: StoredObject) -> str:
         """The object's URL relative to the dataset's."""
-        return obj.url.removeprefix(self.url).lstrip("/") or obj.url.rpartition("/")[2]
+        return relative(obj.url, self.url)
