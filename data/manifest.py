@@ -89,12 +89,24 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        body = json.loads(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(
             f"data.path: found no {MANIFEST} in {folder}, needed a folder of prepared tokens; "
             "run `keepstep data prepare` or give the folder that it wrote"
         ) from None
+    return parse_manifest(content, path)
+
+
+def parse_manifest(content: bytes, path: Path | str) -> Manifest:
+    """Checks the bytes of a manifest.json; `path` is where they lie.
+
+    Raises:
+        DataError: it is of another format or version.
+        CorruptDataError: it is not JSON or not what was written.
+    """
+    try:
+        body = json.loads(content)
     except ValueError as error:
         raise CorruptDataError(path, f"no JSON ({error})", "a manifest") from error
     found = (body.get("format"), body.get("version")) if isinstance(body, dict) else None
