@@ -8,13 +8,30 @@ CORPORA = ("shakespeare", "stdlib")
 
 
 class DataFormat(StrEnum):
-    """How the files under `data.path` are read."""
+    """How the files of a dataset are read."""
 
     auto = "auto"
     text = "text"
     jsonl = "jsonl"
     parquet = "parquet"
+    arrow = "arrow"
+    """Arrow's IPC: files, Feather version 2, streams."""
+    mds = "mds"
+    """Mosaic Data Shards, version 2."""
+    litdata = "litdata"
+    """Chunks of items of litdata."""
+    webdataset = "webdataset"
+    """Tar archives."""
     tokens = "tokens"
+    """Token shards that `keepstep data prepare` wrote."""
+    npy = "npy"
+    """Flat .npy arrays of token ids."""
+    raw = "raw"
+    """Arrays of token ids without a header."""
+    megatron = "megatron"
+    """Pairs of .bin and .idx."""
+    litdata_tokens = "litdata_tokens"
+    """Chunks of token arrays of litdata."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,0 +1,191 @@
+"""Parquet: row groups are what is read and decoded at once; footers say where they lie."""
+
+import io
+import struct
+from typing import Any, final
+
+import numpy as np
+
+from ...access import Access, Ranges
+from ...dataset import Dataset
+from ...errors import CorruptDataError, DataError
+from ...store import Store, StoredObject
+from ..codecs.columns import TableRows, check_names, import_arrow
+from ..kept import Kept
+from ..listing import RESTORE, Listing
+from ..source import Records
+from .grouped import GroupRecords, Rows, group_arrays
+
+SUFFIXES = (".parquet", ".pq")
+_MAGIC = b"PAR1"
+_TAIL_BYTES = 64 << 10
+_FOOTERS_BYTES = 64 << 20
+
+
+def survey(store: Store, url: str) -> Dataset:
+    """Reads the footer of every .parquet object below `url`.
+
+    Raises:
+        DataError: there is none, one is encrypted, or their columns differ.
+        CorruptDataError: a footer is damaged.
+    """
+    listing = Listing.of(store, url)
+    objects = listing.ending(*SUFFIXES)
+    if not objects:
+        raise DataError(f"{url}: found no .parquet objects, needed at least one; correct the URL")
+    groups: list[tuple[int, int, int, int]] = []
+    footers: list[int] = []
+    names: list[str] | None = None
+    for place, obj in enumerate(objects):
+        footer = _footer(store, obj)
+        facts = _parse(footer, obj)
+        columns = list(facts.schema.to_arrow_schema().names)
+        names = names or columns
+        check_names(columns, names, obj.url)
+        footers.append(obj.size - len(footer))
+        groups += [(place, *_span(facts, i, obj)) for i in range(facts.num_row_groups)]
+    table = group_arrays(groups)
+    rows = np.bincount(table["group_places"], table["group_rows"], minlength=len(objects))
+    return Dataset(
+        format="parquet",
+        url=listing.url,
+        objects=objects,
+        counts=rows.astype(np.int64),
+        facts={"columns": names or []},
+        arrays={**table, "footers": np.array(footers, dtype=np.int64)},
+    )
+
+
+def open_parquet(dataset: Dataset, access: Access) -> Records:
+    """Its records, by column (see `TableRows` for the values).
+
+    Raises:
+        DataError: pyarrow is not installed.
+    """
+    return GroupRecords(dataset, access, _Decoder(dataset, access))
+
+
+@final
+class _Decoder:
+    """Group -> its rows; footers are kept parsed."""
+
+    def __init__(self, dataset: Dataset, access: Access) -> None:
+        self._arrow = import_arrow(dataset.url)
+        self._dataset = dataset
+        self._access = access
+        self._firsts = np.searchsorted(
+            dataset.arrays["group_places"], np.arange(len(dataset.counts))
+        )
+        self._kept: Kept[int, Any] = Kept(_FOOTERS_BYTES, lambda facts: facts.serialized_size)
+
+    def __call__(self, group: int) -> Rows:
+        arrays = self._dataset.arrays
+        place, start, stop = (
+            int(arrays[name][group]) for name in ("group_places", "group_starts", "group_stops")
+        )
+        obj = self._dataset.objects[place]
+        facts = self._kept.get(place, lambda: self._facts(place, obj))
+        body = self._access.read(Ranges.of([(place, start, stop)]))[0]
+        number = group - int(self._firsts[place])
+        try:
+            file = self._arrow.parquet.ParquetFile(
+                self._arrow.PythonFile(_Part(body, start, obj.size), mode="r"),
+                metadata=facts,
+                page_checksum_verification=True,
+            )
+            table = file.read_row_group(number, use_threads=False)
+        except (self._arrow.ArrowException, OSError, ValueError, MemoryError) as error:
+            raise CorruptDataError(
+                obj.url,
+                f"row group {number} that does not decode ({error})",
+                "Parquet data",
+                RESTORE,
+            ) from error
+        return TableRows(table.combine_chunks())
+
+    def _facts(self, place: int, obj: StoredObject) -> Any:
+        start = int(self._dataset.arrays["footers"][place])
+        body = self._access.read(Ranges.of([(place, start, obj.size)]))[0]
+        return _parse(bytes(body), obj)
+
+
+class _Part(io.RawIOBase):
+    """A file of which only the bytes from `start` on are there: those of one row group."""
+
+    def __init__(self, body: memoryview, start: int, size: int) -> None:
+        super().__init__()
+        self._body = body
+        self._start = start
+        self._size = size
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._place = (0, self._place, self._size)[whence] + offset
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        start = self._place - self._start
+        stop = len(self._body) if size < 0 else start + size
+        if start < 0 or stop > len(self._body):
+            raise OSError(f"bytes {self._place} to {self._start + stop} lie outside of the group")
+        self._place = self._start + stop
+        return bytes(self._body[start:stop])
+
+
+def _footer(store: Store, obj: StoredObject) -> bytes:
+    """The footer with its length and magic: what ends the object."""
+    tail = bytes(store.read(obj, max(0, obj.size - _TAIL_BYTES), obj.size))
+    if tail[-4:] == b"PARE":
+        raise DataError(
+            f"{obj.url}: found encrypted Parquet, needed it plain; decrypt it, or write it again"
+        )
+    length = struct.unpack("<I", tail[-8:-4])[0] + 8 if len(tail) >= 12 else 0
+    if tail[-4:] != _MAGIC or not 8 < length <= obj.size - 4:
+        raise CorruptDataError(obj.url, "no Parquet footer at its end", "one", RESTORE)
+    return (
+        tail[-length:]
+        if length <= len(tail)
+        else bytes(store.read(obj, obj.size - length, obj.size))
+    )
+
+
+def _parse(footer: bytes, obj: StoredObject) -> Any:
+    arrow = import_arrow(obj.url)
+    try:
+        facts = arrow.parquet.read_metadata(arrow.BufferReader(_MAGIC + footer))
+        facts.schema.to_arrow_schema()
+    except (arrow.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise CorruptDataError(
+            obj.url, f"a footer that does not decode ({error})", "Parquet data", RESTORE
+        ) from error
+    return facts
+
+
+def _span(facts: Any, number: int, obj: StoredObject) -> tuple[int, int, int]:
+    """Rows and range of a row group."""
+    group = facts.row_group(number)
+    starts, stops = [], []
+    for column in (group.column(i) for i in range(group.num_columns)):
+        start = column.data_page_offset
+        if column.has_dictionary_page and column.dictionary_page_offset:
+            start = min(start, column.dictionary_page_offset)
+        starts.append(start)
+        stops.append(start + column.total_compressed_size)
+    start, stop = min(starts, default=4), max(stops, default=4)
+    if not 0 <= start <= stop <= obj.size or not 0 <= group.num_rows < 2**40:
+        raise CorruptDataError(
+            obj.url,
+            f"row group {number} of {group.num_rows} rows in bytes {start} to {stop}",
+            f"one inside its {obj.size} bytes",
+            RESTORE,
+        )
+    return int(group.num_rows), start, stop

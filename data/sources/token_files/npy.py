@@ -1,0 +1,121 @@
+"""Shards of token ids as .npy files: keepstep's own with their manifest, and folders without."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from ...dataset import Dataset
+from ...errors import CorruptDataError, DataError
+from ...manifest import MANIFEST, parse_manifest
+from ...store import Store, StoredObject
+from ..listing import RESTORE, Listing
+from .documents import with_documents
+
+_HEAD_BYTES = 4096
+
+
+def survey(store: Store, url: str, *, end_token: int | None = None) -> Dataset:
+    """Reads the headers of every .npy object below `url`: one-dimensional, of one integer type.
+
+    With `end_token` every byte is read, to find the documents.
+
+    Raises:
+        DataError: there is none, or one is of another shape or type.
+        CorruptDataError: a header is damaged, or says another size than the object has.
+    """
+    listing = Listing.of(store, url)
+    objects = listing.ending(".npy")
+    if not objects:
+        raise DataError(f"{url}: found no .npy objects, needed at least one; correct the URL")
+    dataset = _dataset(store, listing, objects, "npy", {})
+    return with_documents(store, dataset, end_token)
+
+
+def survey_prepared(
+    store: Store, url: str, *, split: str | None = None, end_token: int | None = None
+) -> Dataset:
+    """Reads the manifest of a folder that `keepstep data prepare` wrote, and its shards' headers.
+
+    Raises:
+        DataError: no manifest, or no such split; None is "train".
+        CorruptDataError: the manifest or a header is damaged, or a shard is missing or of another
+            size.
+    """
+    listing = Listing.of(store, url)
+    found = listing.objects.get(MANIFEST)
+    if found is None:
+        raise DataError(f"{url}: found no {MANIFEST}, needed it; give the folder that holds it")
+    manifest = parse_manifest(bytes(store.read(found, 0, found.size)), found.url)
+    split = split or "train"
+    if split not in manifest.splits:
+        raise DataError(
+            f"{url}: found splits {', '.join(manifest.splits)}, needed {split!r}; ask for one of "
+            "them"
+        )
+    shards = manifest.splits[split].shards
+    objects = [listing.need(shard.name, found.url) for shard in shards]
+    for obj, shard in zip(objects, shards, strict=True):
+        if obj.size != shard.bytes:
+            raise CorruptDataError(obj.url, f"{obj.size} bytes", f"{shard.bytes} bytes", RESTORE)
+    digests = {shard.name: f"xxh3_128:{shard.digest}" for shard in shards}
+    dataset = _dataset(store, listing, objects, "tokens", digests)
+    counts = [shard.tokens for shard in shards]
+    if dataset.counts.tolist() != counts or dataset.facts.get("dtype", "") != (
+        np.dtype(manifest.dtype).str if counts else ""
+    ):
+        raise CorruptDataError(
+            url, f"{dataset.counts.sum()} tokens", f"{sum(counts)} of {manifest.dtype}", RESTORE
+        )
+    dataset.facts["end_token"] = manifest.end_token
+    return with_documents(store, dataset, end_token)
+
+
+def _dataset(
+    store: Store,
+    listing: Listing,
+    objects: Sequence[StoredObject],
+    format: str,
+    digests: dict[str, str],
+) -> Dataset:
+    heads = [_head(store, obj) for obj in objects]
+    dtypes = sorted({dtype for _, _, dtype in heads})
+    if len(dtypes) > 1:
+        raise DataError(
+            f"{listing.url}: found tokens of the types {', '.join(dtypes)}, needed one; give a "
+            "folder of one type"
+        )
+    return Dataset(
+        format=format,
+        url=listing.url,
+        objects=list(objects),
+        counts=np.array([count for _, count, _ in heads], dtype=np.int64),
+        facts={"dtype": dtypes[0]} if dtypes else {},
+        arrays={"heads": np.array([head for head, _, _ in heads], dtype=np.int64)},
+        digests=digests,
+    )
+
+
+def _head(store: Store, obj: StoredObject) -> tuple[int, int, str]:
+    """The bytes of the header, the number of tokens and their type."""
+    stream = BytesIO(bytes(store.read(obj, 0, min(obj.size, _HEAD_BYTES))))
+    try:
+        version = npy.read_magic(stream)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise CorruptDataError(
+            obj.url, f"no .npy header ({error})", "an array of tokens", RESTORE
+        ) from error
+    if len(shape) != 1 or dtype.kind not in "iu":
+        raise DataError(
+            f"{obj.url}: found {dtype} of shape {shape}, needed one dimension of whole numbers; "
+            "write the tokens as one flat array"
+        )
+    head = stream.tell()
+    if head + shape[0] * dtype.itemsize != obj.size:
+        raise CorruptDataError(
+            obj.url, f"{obj.size} bytes", f"{shape[0]} tokens of {dtype}", RESTORE
+        )
+    return head, int(shape[0]), str(dtype.str)
