@@ -1,0 +1,190 @@
+"""A URL -> everything a reader must know of the dataset there, without moving its bytes.
+
+`lockfile` keeps the result in one file.
+"""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import xxhash
+
+from .config import DataFormat
+from .dataset import Dataset
+from .errors import CorruptDataError, DataError
+from .sources.detect import detect
+from .sources.open import RECORD_FORMATS
+from .sources.records import arrow, jsonl, litdata, mds, parquet, webdataset
+from .sources.token_files import megatron, npy, raw
+from .store import Store, StoredObject
+
+Progress = Callable[[int, int], None]
+PIECE_BYTES = 8 << 20
+_READERS = 8
+
+
+def lock(
+    url: str,
+    store: Store,
+    *,
+    format: DataFormat = DataFormat.auto,
+    split: str | None = None,
+    dtype: str | None = None,
+    end_token: int | None = None,
+) -> Dataset:
+    """Surveys what lies at `url`: reads indexes and headers, and the whole of an object only where
+    it has no index (JSON lines, tar archives).
+
+    Args:
+        url: a folder, one object, or a pattern.
+        store: where it lies; nothing is tried twice unless the store does it.
+        format: how to read it; auto finds out.
+        split: the sub-directory of MDS, or the split of keepstep's own shards.
+        dtype: of tokens in arrays without a header, e.g. "uint16".
+        end_token: ends a document in token arrays; finding them reads every byte.
+
+    Raises:
+        DataError: the format is unknown, or a setting is missing or does not belong to it.
+        CorruptDataError: an index is damaged or does not fit the objects.
+        StoreError: the store does not give what is asked for.
+    """
+    kind = detect(store, url, split=split) if format is DataFormat.auto else format
+    _check_settings(kind, url, {"split": split, "dtype": dtype, "end_token": end_token})
+    surveys: dict[DataFormat, Callable[[], Dataset]] = {
+        DataFormat.mds: lambda: mds.survey(store, url, split=split),
+        DataFormat.litdata: lambda: litdata.survey(store, url),
+        DataFormat.litdata_tokens: lambda: litdata.survey(store, url, end_token=end_token),
+        DataFormat.webdataset: lambda: webdataset.survey(store, url),
+        DataFormat.parquet: lambda: parquet.survey(store, url),
+        DataFormat.arrow: lambda: arrow.survey(store, url),
+        DataFormat.jsonl: lambda: jsonl.survey(store, url),
+        DataFormat.tokens: lambda: npy.survey_prepared(
+            store, url, split=split, end_token=end_token
+        ),
+        DataFormat.npy: lambda: npy.survey(store, url, end_token=end_token),
+        DataFormat.raw: lambda: raw.survey(store, url, dtype=dtype, end_token=end_token),
+        DataFormat.megatron: lambda: megatron.survey(store, url),
+    }
+    if kind not in surveys:
+        raise DataError(
+            f"{url}: found the format {kind}, needed one of {', '.join(surveys)}; prepare the text "
+            "first, or give another format"
+        )
+    return surveys[kind]()
+
+
+def with_digests(
+    dataset: Dataset, store: Store, *, progress: Progress | None = None, resume: Path | None = None
+) -> Dataset:
+    """Reads every byte, and records the xxh3-128 of each object, as the store holds it.
+
+    A digest of md5, sha1 or xxh64 that the writer recorded is checked on the way.
+
+    Args:
+        progress: called with the bytes done and the bytes in all, from this thread.
+        resume: a file that keeps what is done, so that it is not done again after a stop.
+
+    Raises:
+        CorruptDataError: an object is not what its writer recorded.
+        StoreError: the store does not give what is asked for.
+    """
+    total = sum(obj.size for obj in dataset.objects)
+    done = _Done(resume)
+    digests, count = dict(dataset.digests), 0
+
+    def digest(obj: StoredObject) -> str:
+        name = dataset.name(obj)
+        return done.known(name, obj) or object_digest(store, obj, dataset.digests.get(name))
+
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="digest") as pool:
+        for obj, found in zip(dataset.objects, pool.map(digest, dataset.objects), strict=True):
+            name = dataset.name(obj)
+            done.add(name, obj, found)
+            digests[name] = f"xxh3_128:{found}"
+            count += obj.size
+            if progress is not None:
+                progress(count, total)
+    return replace(dataset, digests=digests)
+
+
+def object_digest(store: Store, obj: StoredObject, recorded: str | None = None) -> str:
+    """The xxh3-128 of an object's stored bytes, in hexadecimal, after checking `recorded`,
+    "<algorithm>:<hexadecimal>", where its algorithm is known.
+
+    Raises:
+        CorruptDataError: it differs from what is recorded.
+    """
+    state = xxhash.xxh3_128()
+    name, _, needed = (recorded or "").partition(":")
+    other = _hasher(name)
+    for start in range(0, obj.size, PIECE_BYTES):
+        piece = store.read(obj, start, min(obj.size, start + PIECE_BYTES))
+        state.update(piece)
+        if other is not None:
+            other.update(piece)
+    if other is not None and other.hexdigest() != needed:
+        raise CorruptDataError(obj.url, f"{name} {other.hexdigest()}", f"{name} {needed}")
+    return str(state.hexdigest())
+
+
+def _hasher(name: str) -> Any:
+    import hashlib
+
+    if name in ("md5", "sha1", "sha256"):
+        return hashlib.new(name, usedforsecurity=False)
+    known = {"xxh64": xxhash.xxh64, "xxh3_128": xxhash.xxh3_128, "xxh3_64": xxhash.xxh3_64}
+    return known[name]() if name in known else None
+
+
+def _check_settings(kind: DataFormat, url: str, settings: dict[str, object]) -> None:
+    """Refuses a setting that the format does not know, rather than leave it unsaid."""
+    takes = {
+        "split": (DataFormat.mds, DataFormat.tokens),
+        "dtype": (DataFormat.raw,),
+        "end_token": (
+            DataFormat.tokens,
+            DataFormat.npy,
+            DataFormat.raw,
+            DataFormat.litdata_tokens,
+        ),
+    }
+    for name, value in settings.items():
+        if value is not None and kind not in takes[name]:
+            raise DataError(
+                f"{url}: found {name}={value!r} for data of the format {kind}, needed it for "
+                f"{', '.join(takes[name])} alone; leave it out"
+            )
+
+
+@final
+class _Done:
+    """Digests by name, size and tag, in a file of one JSON list a line."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, str] = {}
+        if path is not None and path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    name, size, tag, digest = json.loads(line)
+                except ValueError:
+                    # A stop in the middle of a line leaves half of it.
+                    continue
+                self._known[f"{name} {size} {tag}"] = digest
+
+    def known(self, name: str, obj: StoredObject) -> str | None:
+        return self._known.get(f"{name} {obj.size} {obj.tag}") if obj.tag else None
+
+    def add(self, name: str, obj: StoredObject, digest: str) -> None:
+        if self._path is None or self.known(name, obj) is not None:
+            return
+        with self._path.open("a") as stream:
+            stream.write("\n" + json.dumps([name, obj.size, obj.tag, digest]))
+
+
+def is_records(dataset: Dataset) -> bool:
+    """Whether the dataset holds records, not tokens."""
+    return dataset.format in RECORD_FORMATS
