@@ -46,16 +46,25 @@ class Connection(asyncio.Protocol):
     """Requests of one connection, one after another.
 
     Args:
+        open_ones: where connections are noted while they are open.
+        is_out: whether the server went out while the connection was being accepted.
         answer: called with each whole request.
         sent: called with it and the bytes of its body when they are sent or the connection broke.
     """
 
     transport: asyncio.Transport
 
-    def __init__(self, open_ones: set["Connection"], answer: Answer, sent: Sent) -> None:
+    def __init__(
+        self,
+        open_ones: set["Connection"],
+        answer: Answer,
+        sent: Sent,
+        is_out: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._open_ones = open_ones
         self._answer = answer
         self._sent = sent
+        self._is_out = is_out
         self._buffer = bytearray()
         self._head: tuple[bytes, dict[str, str]] | None = None
         self._now: tuple[Request, Response] | None = None
@@ -69,6 +78,8 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         transport.set_write_buffer_limits(high=_CHUNK)
         self._open_ones.add(self)
+        if self._is_out():
+            self.reset()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._open_ones.discard(self)

@@ -50,7 +50,9 @@ class Server:
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
-            lambda: Connection(self._open_ones, self._answer, self._sent),
+            lambda: Connection(
+                self._open_ones, self._answer, self._sent, lambda: self._listener is None
+            ),
             HOST,
             self._port,
             backlog=1024,
@@ -90,8 +92,9 @@ class Server:
         }
 
     def _go_out(self, seconds: float) -> None:
-        assert self._listener is not None
+        assert self._listener is not None, "the server is out already"
         self._listener.close()
+        self._listener = None
         for connection in list(self._open_ones):
             connection.reset()
         loop = asyncio.get_running_loop()
