@@ -1,8 +1,15 @@
 """What a user sets about data. Checks its own fields only: no file is looked at here."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
+
+import platformdirs
+
+from .cache import CacheConfig
+from .fetch import FetchConfig
+from .store import StoreConfig
 
 CORPORA = ("shakespeare", "stdlib")
 
@@ -32,6 +39,48 @@ class DataFormat(StrEnum):
     """Pairs of .bin and .idx."""
     litdata_tokens = "litdata_tokens"
     """Chunks of token arrays of litdata."""
+
+
+class Packing(StrEnum):
+    """How documents become samples of one length."""
+
+    concatenate = "concatenate"
+    """Put end to end and cut; a token sees whatever comes before it in its sample."""
+    isolated = "isolated"
+    """The same, but attention and positions stay inside each document."""
+    fitted = "fitted"
+    """Whole documents side by side, best fit first, each by itself; longer ones are cut."""
+
+
+@dataclass(kw_only=True, slots=True)
+class MixtureSource:
+    """One source of a mixture."""
+
+    name: str
+    """A name for it; shakespeare and stdlib are there without a path."""
+    path: str | None = None
+    """As data.path."""
+    format: DataFormat = DataFormat.auto
+    """As data.format."""
+    weight: float = 1.0
+    """Its share of the samples, as a part of all weights' sum; from the run's start."""
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ValueError(
+                f"data.mixture {self.name}: found the weight {self.weight}, needed 0 or more; set "
+                "0 to leave it out at first"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class WeightChange:
+    """Other weights from some sample on."""
+
+    samples: int
+    """Samples of the run, over all ranks, after which they hold."""
+    weights: list[float]
+    """One a source, in the order of data.mixture."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -69,9 +118,6 @@ class DataConfig:
     """Share of the documents held out for evaluation, between 0 and 1, both excluded; at least
     one document is held out and at least one is kept."""
 
-    cache_dir: str | None = None
-    """Folder that keeps prepared data between runs. None: the user's cache folder."""
-
     prefetch_batches: int = 4
     """Optimizer steps of data that are read ahead; at least 1."""
 
@@ -85,8 +131,46 @@ class DataConfig:
     window: int = 8
     """Blocks of a lane that are shuffled together: a pool of lanes x window x block samples."""
 
+    packing: Packing = Packing.concatenate
+    """How documents become samples: concatenate, isolated or fitted."""
+
+    token_field: str = "tokens"
+    """The column of MDS, litdata, WebDataset, Parquet or Arrow records that holds token ids."""
+
+    token_dtype: str | None = None
+    """Type of the ids where the format does not say it (raw arrays, bytes), e.g. uint16."""
+
+    end_token: int | None = None
+    """The id that ends a document, where the data does not say it and `packing` must know."""
+
+    mixture: list[MixtureSource] = field(default_factory=list)
+    """Sources that are mixed, in place of `name` and `path`:
+    data.mixture=[{name:books,path:s3://bucket/books,weight:0.7},{name:stdlib,weight:0.3}]."""
+
+    mixture_changes: list[WeightChange] = field(default_factory=list)
+    """Other weights from given samples on, e.g. [{samples:100000,weights:[1,1]}]."""
+
+    extent_bytes: int = 0
+    """Bytes that are fetched and cached as one, 64 KiB to 8 MiB; 0: 4 MiB, less where there is
+    little data."""
+
+    ahead_bytes: int = 256 * 2**20
+    """Bytes of each process that are fetched or on their way before they are read."""
+
+    held_bytes: int = 256 * 2**20
+    """Bytes that each process keeps in memory of what the cache has no room for."""
+
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """The node's cache of what stores hold; `cache.folder` also keeps prepared data."""
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+    """How stores are reached."""
+
+    fetch: FetchConfig = field(default_factory=FetchConfig)
+    """How much is asked for at once, how often again, and how long an outage is ridden out."""
+
     def __post_init__(self) -> None:
-        if self.path is None and self.name not in CORPORA:
+        if self.path is None and not self.mixture and self.name not in CORPORA:
             nearest = difflib.get_close_matches(self.name, CORPORA, n=1) or CORPORA[:1]
             raise ValueError(
                 f"data.name: found {self.name!r}, needed one of {', '.join(CORPORA)} or a "
@@ -100,6 +184,9 @@ class DataConfig:
             ("block", 0),
             ("window", 1),
             ("seed", 0),
+            ("extent_bytes", 0),
+            ("ahead_bytes", 1),
+            ("held_bytes", 0),
         ):
             found = getattr(self, name)
             if found < least:
@@ -112,3 +199,33 @@ class DataConfig:
                 f"data.eval_fraction: found {self.eval_fraction}, needed a number between 0 and 1, "
                 "both excluded; set data.eval_fraction=0.05 or leave it out"
             )
+        for change in self.mixture_changes:
+            if len(change.weights) != len(self.mixture):
+                raise ValueError(
+                    f"data.mixture_changes: found weights {change.weights} from sample "
+                    f"{change.samples}, needed one for each of the {len(self.mixture)} sources of "
+                    "data.mixture; give one a source"
+                )
+
+    def part(self, source: MixtureSource) -> "DataConfig":
+        """The settings of one source of the mixture by itself."""
+        return replace(
+            self,
+            name=source.name,
+            path=source.path,
+            format=source.format,
+            mixture=[],
+            mixture_changes=[],
+        )
+
+    def weights(self) -> list[tuple[int, list[float]]]:
+        """(position, weights) pairs of the mixture, from the run's start on."""
+        first = (0, [source.weight for source in self.mixture])
+        return [first, *((change.samples, change.weights) for change in self.mixture_changes)]
+
+
+def data_folder(config: DataConfig) -> Path:
+    """Where prepared data, locks, packings and extents are kept between runs."""
+    if config.cache.folder is not None:
+        return Path(config.cache.folder).expanduser().absolute()
+    return platformdirs.user_cache_path("keepstep") / "data"

@@ -35,6 +35,12 @@ class Dataset:
     """Digests of whole objects as their writer recorded them: "<algorithm>:<hexadecimal>" by URL
     relative to `url`. Empty where it recorded none."""
 
+    extent_bytes: int = 0
+    """The size of extents that `extent_digests` were made for; 0 where there are none."""
+    extent_digests: npt.NDArray[np.uint8] | None = None
+    """(extents, 16) xxh3-128 of each extent's bytes as the store holds them, in the objects' order;
+    a packed object is one extent. No part of the dataset's own digest."""
+
     @property
     def digest(self) -> str:
         """xxh3-128 over everything but where the objects lie and their tags: copies are equal."""

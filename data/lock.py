@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import xxhash
 
+from .access import extent_bytes
 from .config import DataFormat
 from .dataset import Dataset
 from .errors import CorruptDataError, DataError
@@ -79,7 +81,8 @@ def lock(
 def with_digests(
     dataset: Dataset, store: Store, *, progress: Progress | None = None, resume: Path | None = None
 ) -> Dataset:
-    """Reads every byte, and records the xxh3-128 of each object, as the store holds it.
+    """Reads every byte, and records the xxh3-128 of each object and of each of its extents, as the
+    store holds them: what is fetched later is checked by these on arrival.
 
     A digest of md5, sha1 or xxh64 that the writer recorded is checked on the way.
 
@@ -92,42 +95,54 @@ def with_digests(
         StoreError: the store does not give what is asked for.
     """
     total = sum(obj.size for obj in dataset.objects)
-    done = _Done(resume)
-    digests, count = dict(dataset.digests), 0
+    size = extent_bytes(sum(obj.raw_bytes for obj in dataset.objects))
+    done = _Done(resume, size)
+    digests, extents, count = dict(dataset.digests), [], 0
 
-    def digest(obj: StoredObject) -> str:
+    def digest(obj: StoredObject) -> list[str]:
         name = dataset.name(obj)
-        return done.known(name, obj) or object_digest(store, obj, dataset.digests.get(name))
+        known = done.known(name, obj)
+        return known or object_digests(store, obj, size, recorded=dataset.digests.get(name))
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="digest") as pool:
         for obj, found in zip(dataset.objects, pool.map(digest, dataset.objects), strict=True):
             name = dataset.name(obj)
             done.add(name, obj, found)
-            digests[name] = f"xxh3_128:{found}"
+            digests[name] = f"xxh3_128:{found[0]}"
+            extents += found[1:]
             count += obj.size
             if progress is not None:
                 progress(count, total)
-    return replace(dataset, digests=digests)
+    table = np.frombuffer(bytes.fromhex("".join(extents)), dtype=np.uint8).reshape(-1, 16)
+    return replace(dataset, digests=digests, extent_bytes=size, extent_digests=table)
 
 
-def object_digest(store: Store, obj: StoredObject, recorded: str | None = None) -> str:
-    """The xxh3-128 of an object's stored bytes, in hexadecimal, after checking `recorded`,
-    "<algorithm>:<hexadecimal>", where its algorithm is known.
+def object_digests(
+    store: Store, obj: StoredObject, extent: int, *, recorded: str | None = None
+) -> list[str]:
+    """The xxh3-128 of an object's stored bytes and then of each of its extents (of a packed object:
+    of all once more), in hexadecimal, after checking `recorded`, "<algorithm>:<hexadecimal>",
+    where its algorithm is known.
 
     Raises:
         CorruptDataError: it differs from what is recorded.
     """
-    state = xxhash.xxh3_128()
+    state, extents = xxhash.xxh3_128(), []
     name, _, needed = (recorded or "").partition(":")
     other = _hasher(name)
     for start in range(0, obj.size, PIECE_BYTES):
-        piece = store.read(obj, start, min(obj.size, start + PIECE_BYTES))
+        piece = memoryview(store.read(obj, start, min(obj.size, start + PIECE_BYTES)))
         state.update(piece)
+        extents += [
+            xxhash.xxh3_128_hexdigest(piece[at : at + extent])
+            for at in range(0, len(piece), extent)
+        ]
         if other is not None:
             other.update(piece)
     if other is not None and other.hexdigest() != needed:
         raise CorruptDataError(obj.url, f"{name} {other.hexdigest()}", f"{name} {needed}")
-    return str(state.hexdigest())
+    whole = str(state.hexdigest())
+    return [whole, whole] if obj.packing else [whole, *extents]
 
 
 def _hasher(name: str) -> Any:
@@ -161,28 +176,30 @@ def _check_settings(kind: DataFormat, url: str, settings: dict[str, object]) -> 
 
 @final
 class _Done:
-    """Digests by name, size and tag, in a file of one JSON list a line."""
+    """Digests by name, size, tag and size of extents, in a file of one JSON list a line."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, extent: int) -> None:
         self._path = path
-        self._known: dict[str, str] = {}
+        self._extent = extent
+        self._known: dict[str, list[str]] = {}
         if path is not None and path.exists():
             for line in path.read_text().splitlines():
                 try:
-                    name, size, tag, digest = json.loads(line)
+                    name, size, tag, of, digests = json.loads(line)
                 except ValueError:
                     # A stop in the middle of a line leaves half of it.
                     continue
-                self._known[f"{name} {size} {tag}"] = digest
+                if of == extent:
+                    self._known[f"{name} {size} {tag}"] = digests
 
-    def known(self, name: str, obj: StoredObject) -> str | None:
+    def known(self, name: str, obj: StoredObject) -> list[str] | None:
         return self._known.get(f"{name} {obj.size} {obj.tag}") if obj.tag else None
 
-    def add(self, name: str, obj: StoredObject, digest: str) -> None:
+    def add(self, name: str, obj: StoredObject, digests: list[str]) -> None:
         if self._path is None or self.known(name, obj) is not None:
             return
         with self._path.open("a") as stream:
-            stream.write("\n" + json.dumps([name, obj.size, obj.tag, digest]))
+            stream.write("\n" + json.dumps([name, obj.size, obj.tag, self._extent, digests]))
 
 
 def is_records(dataset: Dataset) -> bool:

@@ -77,7 +77,8 @@ def read_lock(path: Path | str, *, url: str | None = None, store: Store | None =
 
     Args:
         path: a file, or with `store` any URL in it.
-        url: where the dataset's folder lies now, if it was moved.
+        url: where the dataset's folder lies now, if it was moved. Tags of the old place are then
+            dropped: what is fetched is checked by sizes, and by digests where the lock has them.
 
     Raises:
         DataError: there is no such file, or it is of another format or version.
@@ -89,6 +90,8 @@ def read_lock(path: Path | str, *, url: str | None = None, store: Store | None =
     arrays = {name: _array(str(path), entry, body) for name, entry in header.items()}
     try:
         table = _table(str(path), url or facts["url"], arrays)
+        if table.url != facts["url"]:
+            table.tags = Strings(np.empty(0, np.uint8), np.zeros(len(table), np.int64))
         digests = DigestTable(table.names, _strings(str(path), arrays, "digests"))
         dataset = Dataset(
             format=facts["format"],
@@ -97,6 +100,8 @@ def read_lock(path: Path | str, *, url: str | None = None, store: Store | None =
             counts=arrays.pop("counts"),
             facts=facts["facts"],
             digests=digests,
+            extent_bytes=int(facts["extent_bytes"]),
+            extent_digests=arrays.pop("extent_digests", None),
             arrays={name.removeprefix("array."): array for name, array in arrays.items()},
         )
         _check(str(path), dataset, table)
@@ -122,7 +127,14 @@ def _encode(dataset: Dataset) -> list[bytes | memoryview]:
         "counts": dataset.counts,
         **{f"array.{name}": array for name, array in dataset.arrays.items()},
     }
-    facts = {"format": dataset.format, "url": dataset.url, "facts": dataset.facts}
+    if dataset.extent_digests is not None:
+        columns["extent_digests"] = dataset.extent_digests
+    facts = {
+        "format": dataset.format,
+        "url": dataset.url,
+        "facts": dataset.facts,
+        "extent_bytes": dataset.extent_bytes,
+    }
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
@@ -219,7 +231,7 @@ def _facts(path: str, header: dict[str, Any], body: memoryview) -> Any:
     del header["__metadata__"]
     try:
         facts = json.loads(said["dataset"])
-        return {name: facts[name] for name in ("format", "url", "facts")}
+        return {name: facts[name] for name in ("format", "url", "facts", "extent_bytes")}
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptDataError(path, f"no dataset ({error})", "a lock", _REMEDY) from error
 
@@ -258,8 +270,12 @@ def _check(path: str, dataset: Dataset, table: ObjectTable) -> None:
     """Raises CorruptDataError where columns do not fit one another, whoever wrote them."""
     size = len(table.sizes)
     columns = (table.raw_sizes, table.packings, table.names.ends, table.tags.ends, dataset.counts)
+    extents = dataset.extent_digests
     is_wrong = any(column.shape != (size,) for column in columns)
     is_wrong = is_wrong or bool((table.sizes < 0).any() or (dataset.counts < 0).any())
     is_wrong = is_wrong or bool((table.packings >= len(PACKINGS)).any())
+    if extents is not None:
+        wrong_bytes = extents.dtype != np.uint8 or extents.shape[1:] != (16,)
+        is_wrong = is_wrong or wrong_bytes or dataset.extent_bytes < 1
     if is_wrong:
         raise CorruptDataError(path, "columns that do not fit", f"{size} objects", _REMEDY)

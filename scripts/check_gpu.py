@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from keepstep.data import DataConfig, PreparedInfo, TokenShards, open_prepared, prepare
+from keepstep.data import Corpus, DataConfig, open_corpus
 from keepstep.trainer.compose import compose
 from keepstep.trainer.config import LlamaConfig
 from keepstep.trainer.models.llama import Llama, flops_per_token
@@ -61,13 +61,13 @@ def run_case(overrides: tuple[str, ...]) -> dict[str, Any]:
         }
 
 
-def plain_loop(common: list[str], device: torch.device, info: PreparedInfo) -> dict[str, Any]:
+def plain_loop(common: list[str], device: torch.device, corpus: Corpus) -> dict[str, Any]:
     """bf16 autocast, the whole model compiled, fused AdamW: what one would write by hand."""
     config = compose(common)
     assert isinstance(config.model, LlamaConfig)
     length, train = config.data.sequence_length, config.train
-    vocabulary = config.model.vocabulary_size or info.vocabulary_size
-    source = TokenShards.open(info.folder, split="train", sequence_length=length)
+    vocabulary = config.model.vocabulary_size or corpus.vocabulary_size
+    source = corpus.train
     torch.manual_seed(0)
     with device:
         model = Llama(config.model, vocabulary_size=vocabulary, max_length=length)
@@ -116,7 +116,8 @@ def main() -> None:
         )
     device = torch.device(asked.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    info = open_prepared(prepare(DataConfig(name="shakespeare"), report=print))
+    data = DataConfig(name="shakespeare", sequence_length=asked.sequence_length)
+    corpus = open_corpus(data, report=print)
     common = [
         *(f"model={asked.model}", f"train.steps={asked.steps}", f"parallel.device={asked.device}"),
         *(f"data.sequence_length={asked.sequence_length}", "train.eval_every=0"),
@@ -126,10 +127,10 @@ def main() -> None:
     ]
     config = compose(common)
     assert isinstance(config.model, LlamaConfig)
-    vocabulary = config.model.vocabulary_size or info.vocabulary_size
+    vocabulary = config.model.vocabulary_size or corpus.vocabulary_size
     flops = flops_per_token(config.model, vocabulary, asked.sequence_length)
     found: dict[str, dict[str, Any]] = {
-        "plain torch, bf16 compiled": plain_loop(common, device, info)
+        "plain torch, bf16 compiled": plain_loop(common, device, corpus)
     }
     if device.type == "cuda":
         torch.cuda.empty_cache()

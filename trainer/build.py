@@ -11,12 +11,12 @@ from torch import nn
 from ..checkpoint import Checkpoints, LocalStore
 from ..data import (
     Loader,
-    Order,
+    MixtureRecipe,
     OrderRecipe,
     Source,
     Subset,
     TensorSource,
-    fit_recipe,
+    order_of,
     share_microbatches,
 )
 from ..parallel import (
@@ -62,7 +62,7 @@ class Job:
     random_place: int
     """Which random numbers this rank draws, apart from the micro-batch: see `seeds`."""
     optimizer: torch.optim.Optimizer
-    order: OrderRecipe
+    order: OrderRecipe | MixtureRecipe
     loader: Loader
     batch_samples: int
     eval_source: Source | None
@@ -285,21 +285,19 @@ def batch_samples(config: RunConfig, recipe: Recipe) -> int:
 
 def _loader(
     config: RunConfig, recipe: Recipe, samples: Source, topology: Topology
-) -> tuple[OrderRecipe, Loader, int]:
-    data, size = config.data, batch_samples(config, recipe)
-    order = fit_recipe(
-        samples, seed=data.seed, block=data.block, lanes=data.lanes, window=data.window
-    )
+) -> tuple[OrderRecipe | MixtureRecipe, Loader, int]:
+    size, order = batch_samples(config, recipe), order_of(samples, config.data)
     loader = Loader(
         samples,
-        Order(order),
+        order,
         batch_samples=size,
         microbatch_samples=config.train.microbatch_samples,
         reader_index=topology.data_index,
         reader_count=topology.data_count,
-        prefetch=data.prefetch_batches,
+        prefetch=config.data.prefetch_batches,
+        stop=config.train.steps * size,
     )
-    return order, loader, size
+    return order.recipe, loader, size
 
 
 def _optimizer(config: RunConfig, recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:

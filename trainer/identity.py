@@ -16,15 +16,22 @@ from .telemetry.files import write_atomically
 CONFIG_FILE = "config.yaml"
 _DECIDING = ("model", "data", "precision", "optim", "schedule", "train")
 _FREE = {
-    *("data.cache_dir", "data.prefetch_batches"),
+    *("data.prefetch_batches", "data.extent_bytes", "data.ahead_bytes", "data.held_bytes"),
     *("train.eval_every", "train.eval_samples", "train.max_skips", "train.sample_tokens"),
 }
+
+# How bytes are reached, fetched and kept changes none of them.
+_FREE_SECTIONS = ("data.cache.", "data.store.", "data.fetch.")
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """The dotted settings that decide a run's numbers, in a fixed order."""
     every = flatten({name: asdict(getattr(config, name)) for name in _DECIDING})
-    return {key: every[key] for key in sorted(every) if key not in _FREE}
+    return {
+        key: every[key]
+        for key in sorted(every)
+        if key not in _FREE and not key.startswith(_FREE_SECTIONS)
+    }
 
 
 def digest(values: dict[str, Any]) -> str:

@@ -1,12 +1,11 @@
 """The main job: a language model on text. Prepares the text once, and says how well it reads."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..data import PreparedInfo, Tokenizer, TokenShards, open_prepared, prepare
+from ..data import Corpus, open_corpus
 from ..parallel import sequence_multiple
 from .config import RunConfig
 from .generate import generate
@@ -23,36 +22,29 @@ def language_model(config: RunConfig) -> Recipe:
 
     Raises:
         ConfigError: the model is none that reads text, or its vocabulary does not fit the data's.
-        DataError: the text cannot be used.
+        DataError: the data cannot be used.
     """
-    info = open_prepared(prepare(config.data, report=_say))
-    build, plan = choose(config, vocabulary_size=info.vocabulary_size)
-    length = config.data.sequence_length
+    corpus = open_corpus(config.data, report=_say)
+    build, plan = choose(config, vocabulary_size=corpus.vocabulary_size)
     return Recipe(
         model=build,
         plan=plan,
         loss=next_token_loss,
         targets=next_token_targets,
-        tokens_per_sample=length,
-        samples=TokenShards.open(info.folder, split="train", sequence_length=length),
-        eval_samples=_held_out(info, length),
-        finish=lambda module: _finish(module, config, info),
+        tokens_per_sample=config.data.sequence_length,
+        samples=corpus.train,
+        eval_samples=corpus.held_out,
+        finish=lambda module: _finish(module, config, corpus),
+        close=corpus.close,
     )
 
 
-def _held_out(info: PreparedInfo, length: int) -> TokenShards | None:
-    """The held-out split, unless it is too short for a single sample."""
-    if info.tokens.get("eval", 0) < length + 1:
-        return None
-    return TokenShards.open(info.folder, split="eval", sequence_length=length)
-
-
-def _finish(module: nn.Module, config: RunConfig, info: PreparedInfo) -> dict[str, Any]:
+def _finish(module: nn.Module, config: RunConfig, corpus: Corpus) -> dict[str, Any]:
     """Collective: a sample of text, beside the entropy that a model of single tokens would have."""
-    facts: dict[str, Any] = {"unigram_entropy_nats": info.unigram_entropy_nats}
-    if config.train.sample_tokens:
-        tokenizer = Tokenizer.load(Path(info.tokenizer_path))
-        prompt = [info.end_token, *tokenizer.encode(_PROMPT)]
+    facts: dict[str, Any] = {"unigram_entropy_nats": corpus.unigram_entropy_nats}
+    tokenizer = corpus.tokenizer
+    if config.train.sample_tokens and tokenizer is not None:
+        prompt = [tokenizer.end_token, *tokenizer.encode(_PROMPT)]
         # Where it computes, which buffers know: parameters may wait in the host's memory.
         device = next(module.buffers()).device
         ids = generate(

@@ -99,6 +99,8 @@ class Trainer:
         finally:
             gc.enable()
             job.loader.close()
+            if job.recipe.close is not None:
+                job.recipe.close()
         leave()  # not after an error: with a dead peer it would block, and the process ends anyway
         return code
 

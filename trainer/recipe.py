@@ -47,6 +47,8 @@ class Recipe:
     """How the model is laid out; None derives it from the repeated blocks."""
     finish: Callable[[nn.Module], dict[str, Any]] | None = None
     """Called on every rank with the trained module; its answer goes into summary.json."""
+    close: Callable[[], None] | None = None
+    """Called on every rank when its training ends, well or not: ends the data's threads."""
 
 
 MakeRecipe = Callable[[RunConfig], Recipe]

@@ -44,23 +44,23 @@ class FetchConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.least_in_flight <= self.start_in_flight <= self.most_in_flight:
             raise ValueError(
-                f"fetch: found least_in_flight={self.least_in_flight}, start_in_flight="
+                f"data.fetch: found least_in_flight={self.least_in_flight}, start_in_flight="
                 f"{self.start_in_flight} and most_in_flight={self.most_in_flight}, needed "
                 "1 <= least <= start <= most; set them in this order"
             )
         for name in ("attempts", "check_attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(
-                    f"fetch.{name}: found {getattr(self, name)}, needed 1 or more; set "
-                    f"fetch.{name}=1 or leave it out"
+                    f"data.fetch.{name}: found {getattr(self, name)}, needed 1 or more; set "
+                    f"data.fetch.{name}=1 or leave it out"
                 )
         if not 0 < self.backoff_seconds <= self.backoff_most_seconds:
             raise ValueError(
-                f"fetch.backoff_seconds: found {self.backoff_seconds}, needed more than 0 and at "
-                f"most fetch.backoff_most_seconds={self.backoff_most_seconds}; set one of both"
+                f"data.fetch.backoff_seconds: found {self.backoff_seconds}, needed more than 0 "
+                f"and at most data.fetch.backoff_most_seconds={self.backoff_most_seconds}; set one of both"
             )
         if not 0 <= self.hedge_share <= 1:
             raise ValueError(
-                f"fetch.hedge_share: found {self.hedge_share}, needed a share from 0 to 1; set "
-                "fetch.hedge_share=0.05 or leave it out"
+                f"data.fetch.hedge_share: found {self.hedge_share}, needed a share from 0 to 1; "
+                "set data.fetch.hedge_share=0.05 or leave it out"
             )

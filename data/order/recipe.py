@@ -124,6 +124,11 @@ class MixtureRecipe:
                 f"{ALGORITHM_VERSION}; use a keepstep release that knows that version"
             )
 
+    @property
+    def source(self) -> str:
+        """Digests of all sources' records."""
+        return " ".join(one.source for one in self.sources)
+
     def digest(self) -> str:
         return recipe_digest(self.facts())
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import platformdirs
 import xxhash
 
-from ..config import DataConfig, DataFormat
+from ..config import DataConfig, DataFormat, data_folder
 from ..errors import CorruptDataError, DataError
 from ..manifest import FORMAT, VERSION, check_sizes, is_prepared, read_manifest
 from .build import Report, build
@@ -109,8 +108,8 @@ def prepare(
     if out is not None:
         with _said_in_a_sentence("the folder to write to", out):
             return _publish(_empty(out.absolute()), fill)
-    cache = _cache(config)
-    with _said_in_a_sentence("data.cache_dir", cache):
+    cache = data_folder(config)
+    with _said_in_a_sentence("data.cache.folder", cache):
         return _once(cache / _folder_name(config, facts), fill, report, lock_seconds)
 
 
@@ -129,12 +128,6 @@ def _prepared_path(config: DataConfig) -> Path | None:
         open_prepared(path)
         return path
     return None
-
-
-def _cache(config: DataConfig) -> Path:
-    if config.cache_dir is not None:
-        return Path(config.cache_dir).expanduser().absolute()
-    return platformdirs.user_cache_path("keepstep") / "data"
 
 
 def _facts(

@@ -67,6 +67,15 @@ class Tokenizer:
                 content = stream.read()
         except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError) as error:
             raise _unusable(url, error) from error
+        return cls.parse(content, url)
+
+    @classmethod
+    def parse(cls, content: bytes, url: str | Path) -> "Tokenizer":
+        """The tokenizer of the bytes of a tokenizer.json; `url` is where they lie.
+
+        Raises:
+            DataError: they are no tokenizer.
+        """
         try:
             return cls(tokenizers.Tokenizer.from_buffer(content))
         except Exception as error:  # the binding has no narrower class for what it cannot read

@@ -6,7 +6,6 @@ A source knows how many samples it holds and what they are; not in which order t
 from .source import Record, Records, Source, Stored, Tokens
 from .subset import Subset
 from .tensors import TensorSource
-from .tokens import TokenShards
 
 __all__ = [
     "Record",
@@ -15,6 +14,5 @@ __all__ = [
     "Stored",
     "Subset",
     "TensorSource",
-    "TokenShards",
     "Tokens",
 ]

@@ -9,6 +9,7 @@ from .filesystem import FsspecStore
 from .local import LocalStore
 from .obstore import ObstoreStore
 from .open import open_store
+from .patient import Patient
 from .s3 import S3Store
 from .store import Store, StoredObject
 
@@ -16,6 +17,7 @@ __all__ = [
     "FsspecStore",
     "LocalStore",
     "ObstoreStore",
+    "Patient",
     "S3Store",
     "Store",
     "StoreConfig",

@@ -64,7 +64,7 @@ def no_ranges(url: str) -> StoreError:
     return StoreError(
         url,
         "found an answer that is not marked as a range, needed a store that serves ranges; read "
-        "it from another, or try store.transport=fsspec, which asks for less",
+        "it from another, or try data.store.transport=fsspec, which asks for less",
         "range",
     )
 

@@ -59,14 +59,15 @@ class StoreConfig:
             found = getattr(self, name)
             if found <= 0:
                 raise ValueError(
-                    f"store.{name}: found {found}, needed a number above 0; set one or leave it out"
+                    f"data.store.{name}: found {found}, needed a number above 0; set one "
+                    "or leave it out"
                 )
         if self.endpoint_url is not None and not self.endpoint_url.startswith(
             ("http://", "https://")
         ):
             raise ValueError(
-                f"store.endpoint_url: found {self.endpoint_url!r}, needed a URL that begins with "
-                "http:// or https://; set that, or leave it out for AWS"
+                f"data.store.endpoint_url: found {self.endpoint_url!r}, needed a URL that begins "
+                "with http:// or https://; set that, or leave it out for AWS"
             )
 
     def body_seconds(self, size: int) -> float:

@@ -112,7 +112,7 @@ class ObstoreStore:
             raise DataError(
                 f"{url}: found obstore in use by process {_runtime_process()}, of which this one, "
                 f"{os.getpid()}, is a fork, needed a process that was not forked after; start "
-                "workers by forkserver or spawn, or set store.transport=fsspec"
+                "workers by forkserver or spawn, or set data.store.transport=fsspec"
             )
         bound = _SIZE_CLASS
         while bound < size:
@@ -145,8 +145,8 @@ def _module() -> Any:
         import obstore
     except ImportError as error:
         raise DataError(
-            "store.transport: found obstore but no such package, needed it; run "
-            "`pip install keepstep[s3]` or set store.transport=auto"
+            "data.store.transport: found obstore but no such package, needed it; run "
+            "`pip install keepstep[s3]` or set data.store.transport=auto"
         ) from error
     return obstore
 

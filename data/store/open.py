@@ -32,8 +32,8 @@ def open_store(url: str, config: StoreConfig | None = None) -> Store:
         return S3Store(config)
     if config.transport is Transport.obstore:
         raise DataError(
-            f"store.transport: found obstore for {url}, needed one of "
-            f"{', '.join(obstore.SCHEMES)}; set store.transport=auto"
+            f"data.store.transport: found obstore for {url}, needed one of "
+            f"{', '.join(obstore.SCHEMES)}; set data.store.transport=auto"
         )
     return FsspecStore(lambda: _filesystem(scheme, url))
 

@@ -2,37 +2,13 @@
 
 import io
 import json
-import sys
 from collections.abc import Callable
 from decimal import Decimal
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from samples import encoded, expect, fresh, image_array, picture, reencoded, saved
-
-STUBS = {
-    "torchvision": (),
-    "torchvision.datasets": ("VisionDataset",),
-    "torchvision.transforms": (),
-    "torchvision.transforms.functional": ("to_tensor",),
-    "transformers": (),
-    "transformers.feature_extraction_utils": ("BatchFeature",),
-    "transformers.tokenization_utils_base": ("BatchEncoding",),
-    "transformers.models": (),
-    "transformers.models.auto": (),
-    "transformers.models.auto.tokenization_auto": ("AutoTokenizer",),
-}
-
-
-def stub() -> None:
-    """Stands in for packages of which streaming imports a class or two that no writer uses."""
-    for name, members in STUBS.items():
-        sys.modules[name] = ModuleType(name)
-        sys.modules[name].__spec__ = ModuleSpec(name, None)
-        for member in members:
-            setattr(sys.modules[name], member, type(member, (), {}))
+from stubs import stub
 
 
 def mds_sample(number: int) -> dict[str, Any]:

@@ -32,20 +32,32 @@ LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?P<value>[^#]*)(?P<comment># \S
 
 
 def entries(file: str, section: str) -> Iterator[tuple[str, str | None]]:
-    """Each key of a section and its comment; run.yaml holds sections, the others are one."""
-    inside = file != "run"
+    """Each key of a section, dotted below it, and its comment; run.yaml holds sections, the others
+    are one. A key that only holds others has no comment of its own."""
+    inside, above = file != "run", list[tuple[int, str]]()
     for line in (FOLDER / f"{file}.yaml").read_text().splitlines():
         found = LINE.match(line)
         if found is None:
             continue
-        if file == "run" and not found["indent"]:
+        depth = len(found["indent"])
+        if file == "run" and not depth:
             inside = found["key"] == section
         elif inside and found["key"] != "defaults":
-            yield found["key"], found["comment"]
+            above = [one for one in above if one[0] < depth]
+            if not found["value"].strip() and found["comment"] is None:
+                above.append((depth, found["key"]))
+            else:
+                yield ".".join([*(key for _, key in above), found["key"]]), found["comment"]
 
 
 def fields(config: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(config)]
+    """Dotted names of all values of a configuration."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name, None)
+        is_section = dataclasses.is_dataclass(value) and not isinstance(config, type)
+        found += [f"{field.name}.{x}" for x in fields(value)] if is_section else [field.name]
+    return found
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=str)

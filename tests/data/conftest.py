@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from keepstep.data import DataConfig, prepare
+from keepstep.data.cache import CacheConfig
 
 Configure = Callable[..., DataConfig]
 
@@ -38,7 +39,7 @@ def configure(corpus: Path, tmp_path: Path) -> Configure:
             "path": str(corpus),
             "vocabulary_size": 300,
             "sequence_length": 16,
-            "cache_dir": str(tmp_path / "cache"),
+            "cache": CacheConfig(folder=str(tmp_path / "cache")),
         }
         return DataConfig(**{**settings, **changes})  # type: ignore[arg-type]
 

@@ -54,7 +54,7 @@ class Corpus:
     def config(self, folder: Path, *overrides: str) -> RunConfig:
         """A run of a small Llama, or of the model in the overrides, on this text, in `folder`;
         later overrides win."""
-        where = (f"data.path={self.texts}", f"data.cache_dir={self.cache}", f"run.dir={folder}")
+        where = (f"data.path={self.texts}", f"data.cache.folder={self.cache}", f"run.dir={folder}")
         is_other = any(word.startswith("model=") for word in overrides)
         small = [word for word in SMALL if not (is_other and word.startswith("model."))]
         return compose([*small, *where, *overrides])

@@ -32,7 +32,7 @@ FREE = (
     *("parallel.replicate=2", "checkpoint.every_steps=3", "checkpoint.path=/there"),
     *("recovery.enabled=false", "telemetry.progress=false", "chaos.plan=[{do:kill,rank:0,step:1}]"),
     *("train.eval_every=7", "train.eval_samples=3", "train.max_skips=1", "train.sample_tokens=0"),
-    *("data.cache_dir=/cache", "data.prefetch_batches=9"),
+    *("data.cache.folder=/cache", "data.prefetch_batches=9"),
 )
 
 

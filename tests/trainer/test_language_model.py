@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from support.training import Corpus, refusals, summary, train
 
-from keepstep.data import DataError, TokenShards
+from keepstep.data import DataError
+from keepstep.data.packing import Chunks
 from keepstep.trainer import ConfigError
 from keepstep.trainer.config import ModelConfig
 from keepstep.trainer.language_model import language_model
@@ -16,7 +17,7 @@ def test_a_sample_holds_the_tokens_that_are_trained_and_one_more(corpus: Corpus)
     recipe = language_model(corpus.config(Path("unused")))
     assert recipe.tokens_per_sample == 16
     assert recipe.eval_samples is not None
-    assert isinstance(recipe.samples, TokenShards)
+    assert isinstance(recipe.samples, Chunks)
     batch = recipe.samples.read(np.arange(3))
     assert batch["tokens"].shape == (3, 17)
     assert recipe.targets(batch) == 48

@@ -50,6 +50,10 @@ class GroupRecords:
         self._ends = np.cumsum(dataset.arrays["group_rows"])
         self._kept: Kept[int, Rows] = Kept(kept_bytes, lambda rows: rows.nbytes)
 
+    @property
+    def access(self) -> Access:
+        return self._access
+
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 

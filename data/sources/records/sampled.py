@@ -46,6 +46,10 @@ class SampleRecords:
         self._decode = decode
         self._ends = np.cumsum(dataset.counts)
 
+    @property
+    def access(self) -> Access:
+        return self._access
+
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 

@@ -34,6 +34,10 @@ class TokenArrays:
             self._refuse("documents out of order", f"first tokens below {len(self)}")
         self._documents = documents
 
+    @property
+    def access(self) -> Access:
+        return self._access
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 

@@ -23,6 +23,7 @@ from keepstep.data import (
     prepare,
     verify,
 )
+from keepstep.data.cache import CacheConfig
 from keepstep.data.manifest import Manifest, read_manifest
 
 Configure = Callable[..., DataConfig]
@@ -102,7 +103,8 @@ def test_changed_text_is_prepared_anew(configure: Configure, tmp_path: Path) -> 
 
 def test_the_same_text_gives_the_same_bytes(configure: Configure, tmp_path: Path) -> None:
     folders = [
-        prepare(configure(cache_dir=str(tmp_path / name)), report=silent) for name in ("a", "b")
+        prepare(configure(cache=CacheConfig(folder=str(tmp_path / name))), report=silent)
+        for name in ("a", "b")
     ]
     files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
     assert files[0] == files[1]
@@ -180,7 +182,7 @@ def test_waiting_for_another_process_has_an_end(configure: Configure) -> None:
 
     pid = in_a_fork(hold)
     try:
-        cache = Path(str(configure().cache_dir))
+        cache = Path(str(configure().cache.folder))
         deadline = time.monotonic() + 5
         while not list(cache.glob(".*.partial-*")) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -205,7 +207,9 @@ def test_a_damaged_folder_of_the_cache_is_made_again(
 
 def test_prepared_tokens_are_taken_as_they_are(configure: Configure, prepared: Path) -> None:
     for options in ({}, {"format": DataFormat.tokens}):
-        config = DataConfig(name="mine", path=str(prepared), cache_dir="/nowhere", **options)
+        config = DataConfig(
+            name="mine", path=str(prepared), cache=CacheConfig(folder="/nowhere"), **options
+        )
         assert prepare(config, report=silent) == prepared
 
 
@@ -253,7 +257,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match=r"data.cache_dir: found .*\(No space left on device\)"):
+    with pytest.raises(DataError, match=r"data.cache.folder: found .*\(No space left on device\)"):
         prepare(configure(), report=silent)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
@@ -288,7 +292,9 @@ def test_text_that_changes_while_it_is_read_is_refused(
 
 
 def test_shakespeare_is_prepared_in_full(tmp_path: Path) -> None:
-    config = DataConfig(name="shakespeare", vocabulary_size=600, cache_dir=str(tmp_path))
+    config = DataConfig(
+        name="shakespeare", vocabulary_size=600, cache=CacheConfig(folder=str(tmp_path))
+    )
     info = open_prepared(prepare(config, report=silent))
     assert sum(info.documents.values()) == 38
     assert 4.5 < info.unigram_entropy_nats < 6.4

@@ -103,7 +103,7 @@ def test_an_outage_is_refused_and_passes(faulty: S3Server, open_one: Open) -> No
     faulty.outage(0.3)
     with pytest.raises(TransientError) as raised:
         one.read(obj, 0, 9)
-    assert raised.value.cause == "refused"
+    assert raised.value.cause in ("refused", "reset")  # an idle connection is reset first
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:

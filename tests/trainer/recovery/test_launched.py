@@ -28,7 +28,7 @@ def words(folder: Path, name: str, *more: str) -> list[str]:
         "model.num_heads=2",
         "model.num_kv_heads=1",
         f"data.path={folder}/text",
-        f"data.cache_dir={folder}/cache",
+        f"data.cache.folder={folder}/cache",
         "data.vocabulary_size=300",
         "data.sequence_length=32",
         "train.steps=8",

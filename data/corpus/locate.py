@@ -1,0 +1,91 @@
+"""A URL -> what is known of the dataset there: from its lock, or surveyed once and then kept."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import xxhash
+
+from ..config import DataFormat
+from ..dataset import Dataset
+from ..errors import CorruptDataError, DataError, MissingError
+from ..lock import lock
+from ..lockfile import read_lock, write_lock
+from ..sources.detect import detect
+from ..sources.listing import base_url
+from ..store import Store
+from ..table import join
+
+LOCK = "keepstep.lock"
+Report = Callable[[str], None]
+# What `prepare` turns into tokens; in any other format tokens or records are read as they lie.
+_TEXT = (DataFormat.text, DataFormat.jsonl, DataFormat.parquet)
+
+
+def locate(
+    url: str,
+    store: Store,
+    *,
+    format: DataFormat = DataFormat.auto,
+    split: str | None = None,
+    dtype: str | None = None,
+    kept: Path,
+    report: Report,
+) -> Dataset:
+    """The dataset at `url`: a folder, an object, a pattern, or a lock's own URL.
+
+    A lock in the folder (keepstep-<split>.lock or keepstep.lock) is taken; else the URL is listed,
+    and what was found about the same listing before is taken from the folder `kept`, or found out
+    and kept there.
+
+    Raises:
+        DataError: nothing of a known format is there.
+        CorruptDataError: an index or a lock is damaged.
+    """
+    found = locked(url, store, split=split)
+    if found is not None:
+        return found
+    if format is DataFormat.auto:
+        format = detect(store, url, split=split)
+    dtype = dtype if format is DataFormat.raw else None
+    path = kept / f"{_listed(store, url, (format, split, dtype))}.lock"
+    with contextlib.suppress(DataError, CorruptDataError):
+        return read_lock(path)
+    report(f"looking at {url}")
+    dataset = lock(url, store, format=format, split=split, dtype=dtype)
+    write_lock(dataset, path, replace=True)
+    return dataset
+
+
+def locked(url: str, store: Store, *, split: str | None = None) -> Dataset | None:
+    """What a lock says, where `url` is one or a folder that holds one; None where there is none.
+
+    A lock named keepstep.lock or keepstep-<split>.lock speaks of the folder it lies in, wherever
+    that was copied; any other one of the URL it was made for.
+    """
+    if url.endswith(".lock"):
+        folder, _, name = base_url(url).rpartition("/")
+        return read_lock(url, url=folder if name.startswith("keepstep") else None, store=store)
+    for name in (f"keepstep-{split}.lock", LOCK) if split else (LOCK,):
+        with contextlib.suppress(MissingError):
+            return read_lock(join(base_url(url), name), url=base_url(url), store=store)
+    return None
+
+
+def text_at(url: str, store: Store, format: DataFormat) -> bool:
+    """Whether what lies at `url` is text that has to become tokens first."""
+    if format is not DataFormat.auto:
+        return format in _TEXT
+    try:
+        return detect(store, url) in _TEXT
+    except (DataError, MissingError):  # what is no text either is refused where it is read
+        return True
+
+
+def _listed(store: Store, url: str, settings: tuple[object, ...]) -> str:
+    """A digest of what the store lists there now."""
+    state = xxhash.xxh3_128(repr((base_url(url), settings)).encode())
+    if "{" not in url:
+        for obj in store.list(base_url(url)):
+            state.update(f"{obj.url} {obj.size} {obj.tag}\n".encode())
+    return str(state.hexdigest())
