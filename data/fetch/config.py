@@ -57,7 +57,8 @@ class FetchConfig:
         if not 0 < self.backoff_seconds <= self.backoff_most_seconds:
             raise ValueError(
                 f"data.fetch.backoff_seconds: found {self.backoff_seconds}, needed more than 0 "
-                f"and at most data.fetch.backoff_most_seconds={self.backoff_most_seconds}; set one of both"
+                f"and at most data.fetch.backoff_most_seconds={self.backoff_most_seconds}; set "
+                "one of both"
             )
         if not 0 <= self.hedge_share <= 1:
             raise ValueError(
