@@ -18,10 +18,11 @@ from ..cache import Cache, ExtentName, Lease, object_name
 from ..dataset import Dataset
 from ..fetch import Fetcher
 from ..store import StoredObject
-from .access import Bytes, NextUse, Numbers, Ranges
+from .access import NextUse, Numbers, Ranges
 from .digests import Check, ExtentDigests
 from .extents import ExtentMap
 from .held import Held
+from .opened import OpenViews
 from .packing import unpack
 from .turns import Turns
 
@@ -65,6 +66,7 @@ class CachedAccess:
         self._digests = ExtentDigests.of(dataset, extent_bytes)
         self._ahead_extents = max(1, ahead_bytes // extent_bytes)
         self._held = Held(held_bytes)
+        self._open = OpenViews(cache, self._name, extent_bytes)
         self._lock = threading.Lock()
         self._coming: dict[int, _Coming] = {}
         self._unread: set[int] = set()
@@ -79,20 +81,35 @@ class CachedAccess:
         sizes = ranges.stops - ranges.starts
         self._read_bytes += int(sizes.sum())
         rows = zip(first.tolist(), last.tolist(), offsets.tolist(), sizes.tolist(), strict=True)
-        return [_piece(views, *row).data for row in rows]
+        return [_piece(views, *row) for row in rows]
 
     def fill(self, rows: npt.NDArray[Any], ranges: Ranges) -> None:
         first, last, offsets = self.map.locate(ranges)
-        views = self._views(first, last)
         sizes = ranges.stops - ranges.starts
         self._read_bytes += int(sizes.sum())
-        table = rows.reshape(-1).view(np.uint8).reshape(len(rows), -1)
-        columns = (first.tolist(), last.tolist(), offsets.tolist(), sizes.tolist())
-        for row, extent, end, offset, size in zip(table, *columns, strict=True):
+        extents, ends = first.tolist(), last.tolist()
+        views = self._all_open(extents) if extents == ends else None
+        if views is None:
+            views = self._views(first, last)
+        width = rows.shape[1] * rows.itemsize
+        # Slices of memoryviews are copied in half the time that slices of arrays take.
+        table, at = rows.reshape(-1).view(np.uint8).data, 0
+        columns = (extents, ends, offsets.tolist(), sizes.tolist())
+        for extent, end, offset, size in zip(*columns, strict=True):
             if extent == end:
-                row[:size] = views[extent][offset : offset + size]
+                table[at : at + size] = views[extent][offset : offset + size]
             else:
-                row[:size] = _piece(views, extent, end, offset, size)
+                table[at : at + size] = _piece(views, extent, end, offset, size)
+            at += width
+
+    def _all_open(self, extents: list[int]) -> Mapping[int, memoryview] | None:
+        """The views of extents that were all used lately, without looking for any; or None."""
+        views = self._open.views
+        if not views.keys() >= set(extents):
+            return None
+        if self._unread:
+            self._unread.difference_update(extents)
+        return views
 
     def want(self, ranges: Ranges, due: npt.NDArray[np.float64]) -> None:
         first, last, _ = self.map.locate(ranges)
@@ -152,7 +169,7 @@ class CachedAccess:
         units: Numbers = self._units[objects] + np.minimum(within.astype(np.int64), counts - 1)
         return np.maximum(units, 0)
 
-    def _views(self, first: Numbers, last: Numbers) -> dict[int, Bytes]:
+    def _views(self, first: Numbers, last: Numbers) -> dict[int, memoryview]:
         """The bytes of every extent from `first` to `last`. Blocks."""
         extents = set(first.tolist())
         for place in np.flatnonzero(last > first).tolist():
@@ -169,7 +186,7 @@ class CachedAccess:
         self._unread -= extents
         return views
 
-    def _wait(self, missing: Iterable[int], views: dict[int, Bytes]) -> None:
+    def _wait(self, missing: Iterable[int], views: dict[int, memoryview]) -> None:
         now = time.monotonic()
         coming = [(extent, self._begin(extent, now)) for extent in missing]
         for extent, future in coming:
@@ -183,15 +200,11 @@ class CachedAccess:
             views[extent] = view
             self._waited[cause] += time.perf_counter() - begun
 
-    def _find(self, extent: int) -> Bytes | None:
-        held = self._held.get(extent)
-        if held is not None:
-            return held
-        view = self._cache.get(*self._name(extent))
-        return None if view is None else np.frombuffer(view, dtype=np.uint8)
+    def _find(self, extent: int) -> memoryview | None:
+        return self._open.get(extent) if extent not in self._held else self._held.get(extent)
 
     def _name(self, extent: int) -> ExtentName:
-        place = int(np.searchsorted(self.map._firsts, extent, side="right")) - 1
+        place = self.map.place(extent)
         return ExtentName(self._names[place], extent - self.map.first(place))
 
     def _begin(self, extent: int, due: float) -> "Future[None]":
@@ -251,7 +264,7 @@ class CachedAccess:
             digest = "" if obj.packing else check.digest.hex()
             raw = unpack(memoryview(content), obj) if obj.packing else content
             if not self._cache.put(*self._name(extent), raw, digest):
-                self._held.put(extent, np.frombuffer(raw, dtype=np.uint8))
+                self._held.put(extent, memoryview(raw))
         except BaseException as error:
             lease.release()
             self._settle(extent, error)
@@ -271,9 +284,14 @@ class CachedAccess:
             coming.arrived.set_exception(error)
 
 
-def _piece(views: Mapping[int, Bytes], extent: int, end: int, offset: int, size: int) -> Bytes:
+def _piece(
+    views: Mapping[int, memoryview], extent: int, end: int, offset: int, size: int
+) -> memoryview:
     """Bytes of one extent as they lie, or of several in a row, copied."""
     if extent == end:
         return views[extent][offset : offset + size]
-    joined = np.concatenate([views[one] for one in range(extent, end + 1)])
-    return joined[offset : offset + size]
+    parts, left = [views[extent][offset:]], size - (len(views[extent]) - offset)
+    for one in range(extent + 1, end + 1):
+        parts.append(views[one][:left])
+        left -= len(parts[-1])
+    return memoryview(b"".join(parts))

@@ -9,8 +9,6 @@ import xxhash
 
 from ..dataset import Dataset
 
-DIGESTS, SIZE = "extent_digests", "extent_bytes"
-
 
 @final
 class Check:
@@ -42,8 +40,7 @@ class ExtentDigests:
     @classmethod
     def of(cls, dataset: Dataset, extent_bytes: int) -> "ExtentDigests":
         """Those of the dataset's lock, where it was made with digests of extents of this size."""
-        has = dataset.facts.get(SIZE) == extent_bytes
-        return cls(dataset.arrays.get(DIGESTS) if has else None)
+        return cls(dataset.extent_digests if dataset.extent_bytes == extent_bytes else None)
 
     def check(self, extent: int) -> Check:
         """A new check of one extent."""

@@ -1,5 +1,6 @@
 """How objects are cut into extents, the unit of fetching and of caching."""
 
+import bisect
 from collections.abc import Sequence
 from typing import final
 
@@ -30,19 +31,30 @@ class ExtentMap:
         self.size = size
         self.raw = np.array([obj.raw_bytes for obj in objects], dtype=np.int64)
         self._packed = np.array([bool(obj.packing) for obj in objects], dtype=bool)
+        self._any_packed = bool(self._packed.any())
         counts = np.where(self._packed, 1, -(-self.raw // size))
         self._firsts = np.cumsum(np.append(0, counts), dtype=np.int64)
+        self._bounds: list[int] = self._firsts.tolist()
 
     def __len__(self) -> int:
         return int(self._firsts[-1])
 
     def first(self, place: int) -> int:
         """The first extent of the object at `place`."""
-        return int(self._firsts[place])
+        return self._bounds[place]
+
+    def place(self, extent: int) -> int:
+        """The object of an extent."""
+        return bisect.bisect_right(self._bounds, extent) - 1
 
     def locate(self, ranges: Ranges) -> tuple[Numbers, Numbers, Numbers]:
         """First and last extent of each range, and where it begins in the first one."""
-        firsts, packed = self._firsts[ranges.objects], self._packed[ranges.objects]
+        firsts = self._firsts[ranges.objects]
+        if not self._any_packed:
+            first, offsets = np.divmod(ranges.starts, self.size)
+            last = np.maximum(ranges.stops - 1, ranges.starts) // self.size
+            return firsts + first, firsts + last, offsets
+        packed = self._packed[ranges.objects]
         ends = np.maximum(ranges.stops - 1, ranges.starts)
         first = firsts + np.where(packed, 0, ranges.starts // self.size)
         last = firsts + np.where(packed, 0, ends // self.size)

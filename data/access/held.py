@@ -4,8 +4,6 @@ from collections import OrderedDict
 from threading import Lock
 from typing import final
 
-from .access import Bytes
-
 
 @final
 class Held:
@@ -14,10 +12,13 @@ class Held:
     def __init__(self, limit_bytes: int) -> None:
         self.bytes = 0
         self._limit = limit_bytes
-        self._contents: OrderedDict[int, Bytes] = OrderedDict()
+        self._contents: OrderedDict[int, memoryview] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, extent: int) -> Bytes | None:
+    def __contains__(self, extent: int) -> bool:
+        return extent in self._contents
+
+    def get(self, extent: int) -> memoryview | None:
         """The extent's bytes, or None; using it makes it the newest."""
         if extent not in self._contents:
             return None
@@ -27,7 +28,7 @@ class Held:
                 self._contents.move_to_end(extent)
             return content
 
-    def put(self, extent: int, content: Bytes) -> None:
+    def put(self, extent: int, content: memoryview) -> None:
         with self._lock:
             old = self._contents.pop(extent, None)
             self.bytes += len(content) - (0 if old is None else len(old))

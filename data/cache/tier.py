@@ -178,8 +178,11 @@ class Tier:
     def _keep(
         self, name: ExtentName, content: memoryview, digest: str, demoted: list[Evicted] | None
     ) -> bool:
-        use = float(self._foresight.uses([name])[0])
-        newcomer = Newcomer(name, disk_cost(len(content)), use)
+        size = disk_cost(len(content))
+        # Asked only where somebody may have to go: it takes longer than all the rest.
+        is_tight = self._needed(size, 0) > 0
+        use = float(self._foresight.uses([name])[0]) if is_tight else float("nan")
+        newcomer = Newcomer(name, size, use)
         digest = digest or xxhash.xxh3_128_hexdigest(content)
         for extra in (0, newcomer.size):  # the file system may be full below our budget
             reserved = self._reserve(newcomer, extra, demoted)

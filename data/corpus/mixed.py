@@ -1,7 +1,7 @@
 """Sources put end to end under one numbering, for an order that interleaves them."""
 
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class Mixed:
         self.parts = parts
         self.weights = weights
         self._sources = list(parts.values())
+        self._stored = [one if isinstance(one, Stored) else None for one in self._sources]
         self._firsts = np.cumsum([0, *(len(one) for one in self._sources)], dtype=np.int64)
         words = " ".join(f"{name} {source.digest}" for name, source in parts.items())
         self.digest = xxhash.xxh3_128_hexdigest(words.encode())
@@ -37,53 +38,59 @@ class Mixed:
 
     @property
     def sample_bytes(self) -> int:
-        return max((s.sample_bytes for s in self._sources if isinstance(s, Stored)), default=1)
+        return max((one.sample_bytes for one in self._stored if one), default=1)
 
     @property
     def accesses(self) -> Sequence[Access]:
-        return [a for s in self._sources if isinstance(s, Stored) for a in s.accesses]
+        return [access for one in self._stored if one for access in one.accesses]
 
     def want(self, ids: Ids, due: Times) -> None:
         owners = self._owners(ids)
-        for number, source in enumerate(self._sources):
+        for number, source in enumerate(self._stored):
             here = owners == number
-            if isinstance(source, Stored) and here.any():
+            if source is not None and here.any():
                 source.want(ids[here] - self._firsts[number], due[here])
 
     def follow(self, next_use: NextUse) -> None:
-        for first, source in zip(self._firsts.tolist(), self._sources, strict=False):
-            if isinstance(source, Stored):
+        for first, source in zip(self._firsts.tolist(), self._stored, strict=False):
+            if source is not None:
                 source.follow(lambda ids, first=first: next_use(ids + first))  # type: ignore[misc]
 
     def read(self, ids: Ids) -> dict[str, Tensor]:
         """The samples, in the order asked for.
 
         Raises:
-            DataError: the sources' samples have other names, shapes or types than one another.
+            DataError: the sources' samples have other names or shapes than one another.
         """
         owners = self._owners(ids)
-        rows: dict[str, Tensor] = {}
-        for number in np.unique(owners).tolist() or [0]:
-            here = owners == number
-            part = self._sources[number].read(ids[here] - self._firsts[number])
-            rows = rows or {
-                name: torch.empty((len(ids), *one.shape[1:]), dtype=one.dtype)
-                for name, one in part.items()
-            }
-            self._check(number, rows, part)
-            index = torch.from_numpy(np.flatnonzero(here))
+        parts = {
+            number: self._sources[number].read(ids[owners == number] - self._firsts[number])
+            for number in np.unique(owners).tolist() or [0]
+        }
+        rows = self._empty(len(ids), parts)
+        for number, part in parts.items():
             for name, one in part.items():
-                rows[name][index] = one
-        return rows
+                rows[name][owners == number] = one.numpy()
+        return {name: torch.from_numpy(array) for name, array in rows.items()}
 
     def _owners(self, ids: Ids) -> Ids:
         return np.searchsorted(self._firsts, ids, side="right") - 1
 
-    def _check(self, number: int, rows: dict[str, Tensor], part: dict[str, Tensor]) -> None:
-        found = {name: (one.shape[1:], one.dtype) for name, one in part.items()}
-        needed = {name: (one.shape[1:], one.dtype) for name, one in rows.items()}
-        if found != needed:
-            raise DataError(
-                f"data.mixture: found samples of {list(self.parts)[number]!r} with {found}, needed "
-                f"{needed} as in the others; mix sources of one kind"
-            )
+    def _empty(self, size: int, parts: dict[int, dict[str, Tensor]]) -> dict[str, Any]:
+        """Room for all rows; types that differ become one that holds both."""
+        shapes = {
+            number: {name: tuple(one.shape[1:]) for name, one in part.items()}
+            for number, part in parts.items()
+        }
+        needed = next(iter(shapes.values()))
+        for number, found in shapes.items():
+            if found != needed:
+                raise DataError(
+                    f"data.mixture: found samples of {list(self.parts)[number]!r} with {found}, "
+                    f"needed {needed} as in the others; mix sources of one kind"
+                )
+        types = {
+            name: np.result_type(*(part[name].numpy().dtype for part in parts.values()))
+            for name in needed
+        }
+        return {name: np.empty((size, *shape), types[name]) for name, shape in needed.items()}

@@ -21,9 +21,10 @@ class Slice:
 
     def __init__(self, source: Source, start: int, stop: int, *, leads: bool = True) -> None:
         self._source = source
+        self._stored = source if isinstance(source, Stored) else None
         self._start = start
         self._stop = stop
-        self._leads = leads and isinstance(source, Stored)
+        self._leads = leads
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -34,20 +35,20 @@ class Slice:
 
     @property
     def sample_bytes(self) -> int:
-        return self._source.sample_bytes if isinstance(self._source, Stored) else 1
+        return self._stored.sample_bytes if self._stored else 1
 
     @property
     def accesses(self) -> Sequence[Access]:
-        return self._source.accesses if isinstance(self._source, Stored) else ()
+        return self._stored.accesses if self._stored else ()
 
     def want(self, ids: Ids, due: Times) -> None:
-        if isinstance(self._source, Stored):
-            self._source.want(ids + self._start, due)
+        if self._stored is not None:
+            self._stored.want(ids + self._start, due)
 
     def follow(self, next_use: NextUse) -> None:
         """Samples outside of the slice count as wanted never."""
-        if self._leads and isinstance(self._source, Stored):
-            self._source.follow(lambda ids: self._uses(next_use, ids))
+        if self._leads and self._stored is not None:
+            self._stored.follow(lambda ids: self._uses(next_use, ids))
 
     def read(self, ids: Ids) -> dict[str, Tensor]:
         return self._source.read(ids + self._start)

@@ -1,5 +1,6 @@
-"""Tells a source what will be read and when, far ahead of reading it. Reads nothing itself."""
+"""What will be read and when, far ahead of reading it: the source is told. Reads nothing itself."""
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,36 +42,61 @@ class Pace:
 
 @final
 class Ahead(threading.Thread):
-    """Announces chunks of sample ids until the source has enough on its way, then waits."""
+    """Works out chunks of sample ids, announces them, and hands them to the reader in turn.
+
+    It goes on until the source has enough on its way, and then waits.
+    """
 
     def __init__(self, source: Stored, chunks: Iterator[Integers], pace: Pace) -> None:
         super().__init__(name="keepstep-ahead", daemon=True)
         self._source = source
+        self._accesses = source.accesses
         self._chunks = chunks
         self._pace = pace
         self._stopping = threading.Event()
         self._announced = 0
+        self._ready: queue.SimpleQueue[Integers | Exception] = queue.SimpleQueue()
 
     def run(self) -> None:
-        for ids in self._chunks:
-            while self._should_wait(len(ids)):
-                if self._stopping.wait(_PAUSE_SECONDS):
+        try:
+            self._announce()
+        except Exception as error:  # the reader raises it
+            self._ready.put(error)
+
+    def taken(self) -> Iterator[Integers]:
+        """The chunks, in order; waits for each. For one other thread; ends with `stop`."""
+        while True:
+            try:
+                chunk = self._ready.get(timeout=1.0)
+            except queue.Empty:
+                if self._stopping.is_set():
                     return
-            if self._stopping.is_set():
-                return
-            distance = self._announced - self._pace.consumed + np.arange(len(ids))
-            self._source.want(ids, time.monotonic() + np.maximum(distance, 0) / self._pace.rate)
-            self._announced += len(ids)
+                continue
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
 
     def stop(self, timeout_seconds: float) -> None:
         self._stopping.set()
         self.join(timeout_seconds)
 
-    def _should_wait(self, next_chunk: int) -> bool:
-        """One chunk beyond the reader is always announced, whatever is on its way."""
+    def _announce(self) -> None:
+        for ids in self._chunks:
+            self._ready.put(ids)
+            distance = self._announced - self._pace.consumed + np.arange(len(ids))
+            self._source.want(ids, time.monotonic() + np.maximum(distance, 0) / self._pace.rate)
+            self._announced += len(ids)
+            while self._should_wait(len(ids)):
+                if self._stopping.wait(_PAUSE_SECONDS):
+                    return
+            if self._stopping.is_set():
+                return
+
+    def _should_wait(self, chunk: int) -> bool:
+        """One chunk beyond the reader's is always announced, whatever is on its way."""
         lead = self._announced - self._pace.consumed
-        is_enough = lead >= _LONGEST_LEAD or any(one.is_full for one in self._source.accesses)
-        return lead >= next_chunk and is_enough
+        is_enough = lead >= _LONGEST_LEAD or any(one.is_full for one in self._accesses)
+        return lead >= 2 * chunk and is_enough
 
 
 def following(

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Protocol, Self, final
 
 import numpy as np
+from torch import Tensor
 
 from ..order.permutation import Integers
 from ..sources import Source, Stored
@@ -19,7 +20,8 @@ from .prefetch import Prefetcher
 from .share import share_microbatches
 from .window import Window
 
-_ORDER_SAMPLES = 4096
+_ORDER_SAMPLES = 16_384
+_READ_SAMPLES = 512
 
 
 class Arrangement(Protocol):
@@ -56,12 +58,16 @@ class Loader:
         stop: int | None = None,
     ) -> None:
         self._source = source
+        # Asked once: to look a Protocol's methods up takes as long as to read a dozen samples.
+        self._stored = source if isinstance(source, Stored) else None
+        self._accesses = self._stored.accesses if self._stored else ()
         self._order = order
         self._batch_samples = batch_samples
         self._microbatch_samples = microbatch_samples
         self._share = share_microbatches(
             batch_samples, microbatch_samples, reader_index, reader_count
         )
+        self._step_samples = len(self._share) * microbatch_samples
         self._prefetch = prefetch
         self._stop = stop
         self._position = 0
@@ -73,12 +79,14 @@ class Loader:
         """Starts reading ahead at `position`, in samples; returns itself, for `with`."""
         self.close()
         self._position, self._pace = position, Pace()
-        if isinstance(self._source, Stored):
+        chunks = self._chunks(position)
+        if self._stored is not None:
             uses = following(self._order.next_use, lambda: self._position, self._stop)
-            self._source.follow(uses)
-            self._ahead = Ahead(self._source, self._chunks(position), self._pace)
+            self._stored.follow(uses)
+            self._ahead = Ahead(self._stored, chunks, self._pace)
             self._ahead.start()
-        self._thread = Prefetcher(self._windows(position), self._prefetch)
+            chunks = self._ahead.taken()
+        self._thread = Prefetcher(self._windows(position, chunks), self._prefetch)
         self._thread.start()
         return self
 
@@ -118,34 +126,38 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _windows(self, position: int) -> Iterator[Window]:
-        size = self._microbatch_samples
-        for ids in chain.from_iterable(map(self._steps, self._chunks(position))):
+    def _windows(self, position: int, chunks: Iterator[Integers]) -> Iterator[Window]:
+        for ids in chain.from_iterable(map(self._groups, chunks)):
             begun, before = time.perf_counter(), self._waited()
             rows = self._source.read(ids)
             seconds = self._waited()
             seconds.subtract(before)
             # Threads of a pool may wait at once, for longer together than the reading took.
             rest = time.perf_counter() - begun - sum(seconds.values())
-            batches = [
-                {name: tensor[first : first + size] for name, tensor in rows.items()}
-                for first in range(0, len(ids), size)
-            ]
-            yield Window(position, batches, self._share, {**seconds, "decode": max(0.0, rest)})
-            position += self._batch_samples
-            self._position = position
+            steps = len(ids) // self._step_samples
+            said = {**seconds, "decode": max(0.0, rest)}
+            share = {cause: taken / steps for cause, taken in said.items()}
+            for first in range(0, len(ids), self._step_samples):
+                batches = self._cut(rows, first)
+                yield Window(position, batches, self._share, share)
+                position += self._batch_samples
+                self._position = position
             self._pace.take(len(ids), time.monotonic())
+
+    def _cut(self, rows: dict[str, Tensor], first: int) -> list[dict[str, Tensor]]:
+        """The micro-batches of the step that begins at row `first`."""
+        size = self._microbatch_samples
+        starts = range(first, first + self._step_samples, size)
+        return [{name: x[at : at + size] for name, x in rows.items()} for at in starts]
 
     def _outage(self) -> str | None:
         """The first word of a store that does not answer."""
-        if not isinstance(self._source, Stored):
-            return None
-        return next((one.outage for one in self._source.accesses if one.outage), None)
+        return next((one.outage for one in self._accesses if one.outage), None)
 
     def _waited(self) -> Counter[str]:
         """Seconds that reading has waited so far, by cause."""
         total: Counter[str] = Counter()
-        for access in self._source.accesses if isinstance(self._source, Stored) else ():
+        for access in self._accesses:
             total.update(access.waited)
         return total
 
@@ -155,7 +167,7 @@ class Loader:
         mine = slice(self._share.start * size, self._share.stop * size)
         # The order costs some hundred small numpy calls however few samples are asked for:
         # many steps at a time keep that off the training thread's back.
-        steps = max(1, _ORDER_SAMPLES // (len(self._share) * size))
+        steps = max(1, _ORDER_SAMPLES // self._step_samples)
         span = steps * self._batch_samples
         # The first chunk is a single step, so that the first batch is not kept waiting.
         starts = range(position, position + self._batch_samples, self._batch_samples)
@@ -164,5 +176,10 @@ class Loader:
             yield self._order.samples(np.concatenate(arranged))[1]
             starts = range(starts.stop, starts.stop + span, self._batch_samples)
 
-    def _steps(self, ids: Integers) -> list[Integers]:
-        return np.split(ids, len(ids) // (len(self._share) * self._microbatch_samples))
+    def _groups(self, ids: Integers) -> list[Integers]:
+        """Steps that are read together, since a few large readings cost less than many small ones:
+        not so many that the steps before them are used up meanwhile."""
+        steps = max(1, min(self._prefetch // 2, _READ_SAMPLES // self._step_samples))
+        return np.split(
+            ids, range(steps * self._step_samples, len(ids), steps * self._step_samples)
+        )

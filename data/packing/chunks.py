@@ -4,9 +4,10 @@ The last token of a sample, its last target, is the first of the next.
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xxhash
 from torch import Tensor
@@ -65,7 +66,7 @@ class Chunks:
 
     @property
     def sample_bytes(self) -> int:
-        return self._length * self._tokens.token_bytes
+        return self._length * self._tokens.dtype.itemsize
 
     @property
     def accesses(self) -> Sequence[Access]:
@@ -81,10 +82,11 @@ class Chunks:
         self._tokens.want(ids * self._length, self._length + 1, due)
 
     def read(self, ids: Ids) -> dict[str, Tensor]:
-        """ "tokens": int64 (len(ids), T + 1). Isolated also "documents" and "positions", int64
-        (len(ids), T): the number of each token's document in its sample, and its place in it."""
+        """ "tokens": (len(ids), T + 1), of the type they have in their objects. Isolated also
+        "documents" and "positions", int64 (len(ids), T): the number of each token's document in
+        its sample, and its place in it."""
         starts = ids * self._length
-        rows = np.empty((len(ids), self._length + 1), dtype=np.int64)
+        rows = np.empty((len(ids), self._length + 1), dtype=self._tokens.dtype)
         self._tokens.fill(rows, starts)
         batch = {"tokens": torch.from_numpy(rows)}
         if self._isolate:
@@ -95,7 +97,7 @@ class Chunks:
             batch["positions"] = torch.from_numpy(places - firsts)
         return batch
 
-    def _begins(self, rows: Ids, starts: Ids) -> Ids:
+    def _begins(self, rows: npt.NDArray[Any], starts: Ids) -> Ids:
         """(n, T): 1 where a document begins inside a sample, after its first token."""
         begins = np.zeros((len(rows), self._length), dtype=np.int64)
         if self._documents is None:

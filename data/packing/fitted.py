@@ -7,6 +7,7 @@ from threading import Lock
 from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xxhash
 from safetensors.numpy import load_file
@@ -42,7 +43,7 @@ class Fitted:
 
     @property
     def sample_bytes(self) -> int:
-        return max(1, len(self._tokens) * self._tokens.token_bytes // len(self))
+        return max(1, len(self._tokens) * self._tokens.dtype.itemsize // len(self))
 
     @property
     def accesses(self) -> Sequence[Access]:
@@ -68,10 +69,11 @@ class Fitted:
                 self._tokens.want(np.array([start]), length, np.array([when]))
 
     def read(self, ids: Ids) -> dict[str, Tensor]:
-        """ "tokens": int64 (n, T + 1), whole pieces and then zeros. "targets", "documents" and
-        "positions": int64 (n, T); a target is -100 where the next token is another piece's."""
+        """ "tokens": (n, T + 1), of their own type, whole pieces and then zeros. "targets",
+        "documents" and "positions": int64 (n, T); a target is -100 where the next token is another
+        piece's."""
         shape = (len(ids), self._length)
-        rows = np.zeros((len(ids), self._length + 1), dtype=np.int64)
+        rows = np.zeros((len(ids), self._length + 1), dtype=self._tokens.dtype)
         documents, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         targets = np.full(shape, IGNORED)
         for place, sample in enumerate(ids.tolist()):
@@ -86,7 +88,12 @@ class Fitted:
                 first, number = stop, number + 1
             documents[place, first:] = number
             positions[place, first:] = np.arange(max(0, self._length - first))
-        batch = {"tokens": rows, "targets": targets, "documents": documents, "positions": positions}
+        batch: dict[str, npt.NDArray[Any]] = {
+            "tokens": rows,
+            "targets": targets,
+            "documents": documents,
+            "positions": positions,
+        }
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def _pieces(self, sample: int) -> tuple[Ids, Ids]:

@@ -98,8 +98,8 @@ class Tokens(Protocol):
     def digest(self) -> str: ...
 
     @property
-    def token_bytes(self) -> int:
-        """Bytes of one token in its object."""
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the ids, in objects and in the rows that `fill` fills."""
         ...
 
     @property
@@ -111,8 +111,11 @@ class Tokens(Protocol):
         does not say."""
         ...
 
-    def fill(self, rows: npt.NDArray[np.int64], starts: Ids) -> None:
-        """Copies the `rows.shape[1]` tokens from starts[i] on into row i; any thread; blocks."""
+    def fill(self, rows: npt.NDArray[Any], starts: Ids) -> None:
+        """Copies the `rows.shape[1]` tokens from starts[i] on into row i; any thread; blocks.
+
+        `rows` is of `dtype` and C-contiguous.
+        """
         ...
 
     def want(self, starts: Ids, width: int, due: Times) -> None: ...

@@ -1,7 +1,7 @@
 """Token ids in arrays, one an object, of one type: read by ranges of bytes, whatever the format."""
 
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ class TokenArrays:
     def __init__(self, dataset: Dataset, access: Access) -> None:
         self._dataset = dataset
         self._access = access
-        self._dtype = np.dtype(dataset.facts["dtype"])
+        self._dtype: np.dtype[Any] = np.dtype(dataset.facts["dtype"])
         self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(dataset.counts)])
         self._heads = dataset.arrays["heads"]
         documents = dataset.arrays.get("documents")
@@ -46,16 +46,19 @@ class TokenArrays:
         return self._dataset.digest
 
     @property
-    def token_bytes(self) -> int:
-        return int(self._dtype.itemsize)
+    def dtype(self) -> np.dtype[Any]:
+        return self._dtype
 
     @property
     def documents(self) -> Ids | None:
         return self._documents
 
-    def fill(self, rows: npt.NDArray[np.int64], starts: Ids) -> None:
+    def fill(self, rows: npt.NDArray[Any], starts: Ids) -> None:
         width = rows.shape[1]
         first, is_whole = self._first(starts, width)
+        if is_whole.all():
+            self._access.fill(rows, self._ranges(first, starts, width))
+            return
         whole = np.flatnonzero(is_whole)
         if len(whole):
             found = np.empty((len(whole), width), dtype=self._dtype)
@@ -88,8 +91,8 @@ class TokenArrays:
         return first, starts + width <= self._starts[first + 1]
 
     def _ranges(self, places: Ids, starts: Ids, width: int) -> Ranges:
-        begin = self._heads[places] + (starts - self._starts[places]) * self.token_bytes
-        return Ranges(places, begin, begin + width * self.token_bytes)
+        begin = self._heads[places] + (starts - self._starts[places]) * self._dtype.itemsize
+        return Ranges(places, begin, begin + width * self._dtype.itemsize)
 
     def _pieces(self, start: int, width: int) -> Ranges:
         """The ranges of one row that goes over the ends of objects."""
@@ -98,8 +101,10 @@ class TokenArrays:
         while start < stop:
             end = min(stop, int(self._starts[place + 1]))
             if end > start:
-                begin = int(self._heads[place] + (start - self._starts[place]) * self.token_bytes)
-                found.append((place, begin, begin + (end - start) * self.token_bytes))
+                begin = int(
+                    self._heads[place] + (start - self._starts[place]) * self._dtype.itemsize
+                )
+                found.append((place, begin, begin + (end - start) * self._dtype.itemsize))
             start, place = max(start, end), place + 1
         return Ranges.of(found)
 

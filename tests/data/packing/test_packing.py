@@ -21,7 +21,7 @@ class Letters:
     """Documents of random length; token i of document d is 10 d + i (and END ends it)."""
 
     digest = "letters"
-    token_bytes = 2
+    dtype = np.dtype(np.uint16)
 
     def __init__(self, lengths: list[int], *, says_documents: bool) -> None:
         parts = [
@@ -37,7 +37,7 @@ class Letters:
     def __len__(self) -> int:
         return len(self.all)
 
-    def fill(self, rows: npt.NDArray[np.int64], starts: Ids) -> None:
+    def fill(self, rows: npt.NDArray[np.uint16], starts: Ids) -> None:
         for row, start in zip(rows, starts.tolist(), strict=True):
             row[:] = self.all[start : start + len(row)]
 
