@@ -51,7 +51,8 @@ def locate(
     path = kept / f"{_listed(store, url, (format, split, dtype))}.lock"
     with contextlib.suppress(DataError, CorruptDataError):
         return read_lock(path)
-    report(f"looking at {url}")
+    if "://" in url:
+        report(f"looking at {url}")
     dataset = lock(url, store, format=format, split=split, dtype=dtype)
     write_lock(dataset, path, replace=True)
     return dataset

@@ -165,16 +165,17 @@ class Loader:
         """This reader's sample ids, some steps at a time."""
         size = self._microbatch_samples
         mine = slice(self._share.start * size, self._share.stop * size)
-        # The order costs some hundred small numpy calls however few samples are asked for:
-        # many steps at a time keep that off the training thread's back.
-        steps = max(1, _ORDER_SAMPLES // self._step_samples)
-        span = steps * self._batch_samples
-        # The first chunk is a single step, so that the first batch is not kept waiting.
-        starts = range(position, position + self._batch_samples, self._batch_samples)
+        # The order costs some hundred small numpy calls however few samples are asked for: many
+        # steps at a time keep that off the training thread's back. The first chunk is a single
+        # step, so that the first batch is not kept waiting, and each is twice the one before.
+        most = max(1, _ORDER_SAMPLES // self._step_samples)
+        start, steps = position, 1
         while True:
-            arranged = [self._order.arrange(start, self._batch_samples)[mine] for start in starts]
+            stop = start + steps * self._batch_samples
+            starts = range(start, stop, self._batch_samples)
+            arranged = [self._order.arrange(at, self._batch_samples)[mine] for at in starts]
             yield self._order.samples(np.concatenate(arranged))[1]
-            starts = range(starts.stop, starts.stop + span, self._batch_samples)
+            start, steps = stop, min(most, 2 * steps)
 
     def _groups(self, ids: Integers) -> list[Integers]:
         """Steps that are read together, since a few large readings cost less than many small ones:

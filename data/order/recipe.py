@@ -133,7 +133,8 @@ class MixtureRecipe:
         return recipe_digest(self.facts())
 
     def facts(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        facts: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return facts
 
 
 def mix(

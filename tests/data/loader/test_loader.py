@@ -201,9 +201,9 @@ def test_a_stored_source_is_told_ahead_of_what_is_read_and_no_farther_than_it_wa
     first = torch.cat([batch["x"] for batch in window.batches])
     assert (source.wanted[0] == first.numpy()).all()
     assert (np.diff(source.due[1]) >= 0).all()
-    # The first step alone, then a chunk, and one more while the reader is in that one.
-    assert [len(ids) for ids in source.wanted[1:]] == [16_384] * (len(source.wanted) - 1)
-    assert len(source.wanted) <= 3
+    # The first step alone, then twice as many each time, and one chunk beyond the reader's.
+    assert [len(ids) for ids in source.wanted] == [2 * 2**n for n in range(len(source.wanted))]
+    assert 2 <= len(source.wanted) <= 5
     position = 40
     shown = ORDER.samples(np.arange(position, 200, dtype=np.int64))[1]
     assert (uses[np.setdiff1d(np.arange(90), shown)] == 2**62).all()
