@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xxhash
 
 from .store import StoredObject
-from .table import ObjectTable, relative
+from .table import DigestTable, ObjectTable, relative
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,9 +45,10 @@ class Dataset:
     def digest(self) -> str:
         """xxh3-128 over everything but where the objects lie and their tags: copies are equal."""
         table = ObjectTable.of(self.objects, self.url)
-        text = json.dumps([self.format, self.facts, dict(self.digests)], sort_keys=True)
-        state = xxhash.xxh3_128(text.encode())
-        columns = {f"object {place}": column for place, column in enumerate(table.identity)}
+        recorded = DigestTable.column(self.digests, table.names)
+        state = xxhash.xxh3_128(json.dumps([self.format, self.facts], sort_keys=True).encode())
+        whole = [*table.identity, recorded.content, recorded.ends]
+        columns = {f"object {place}": column for place, column in enumerate(whole)}
         for name, array in sorted({**self.arrays, **columns, "counts": self.counts}.items()):
             state.update(f"{name} {array.dtype.str} {array.shape};".encode())
             state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -113,7 +113,7 @@ def read_lock(path: Path | str, *, url: str | None = None, store: Store | None =
 def _encode(dataset: Dataset) -> list[bytes | memoryview]:
     """The parts of the file, in order: its header, then each column."""
     table = ObjectTable.of(dataset.objects, dataset.url)
-    digests = Strings.of(dataset.digests.get(name, "") for name in table.names)
+    digests = DigestTable.column(dataset.digests, table.names)
     columns: dict[str, Array] = {
         "names": table.names.content,
         "name_ends": table.names.ends,

@@ -3,6 +3,7 @@
 Each object is made when it is asked for. Owns no file and no format.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -16,6 +17,8 @@ from .store import StoredObject
 
 Numbers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
+# Names of which nothing has to be looked at: no part begins with a dot, nor is empty.
+_PLAIN = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*")
 PACKINGS = ("", "gzip", "zstd", "bz2", "xz", "br", "snappy")
 
 
@@ -25,6 +28,8 @@ def inside(name: str, where: str) -> str:
     Raises:
         DataError: it leaves the dataset's folder, or is an absolute path or a URL of its own.
     """
+    if _PLAIN.fullmatch(name):
+        return name
     parts = [part for part in name.split("/") if part not in ("", ".")]
     is_bad = (
         not parts
@@ -134,13 +139,24 @@ class ObjectTable(Sequence[StoredObject]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = _place(index, len(self))
-        return StoredObject(
-            join(self.url, inside(self.names[place], self.url)),
+        return self._object(
+            self.names[place],
             int(self.sizes[place]),
             self.tags[place],
-            PACKINGS[self.packings[place]],
+            int(self.packings[place]),
             int(self.raw_sizes[place]),
         )
+
+    def __iter__(self) -> Iterator[StoredObject]:
+        columns = (self.sizes, self.packings, self.raw_sizes)
+        sizes, packings, raw_sizes = (column.tolist() for column in columns)
+        rows = zip(self.names, sizes, self.tags, packings, raw_sizes, strict=True)
+        return (self._object(*row) for row in rows)
+
+    def _object(self, name: str, size: int, tag: str, packing: int, raw: int) -> StoredObject:
+        # Each name is looked at when it is used: a lock may come from anywhere.
+        url = join(self.url, inside(name, self.url))
+        return StoredObject(url, size, tag, PACKINGS[packing], raw)
 
     @property
     def identity(self) -> list[npt.NDArray[Any]]:
@@ -156,6 +172,13 @@ class DigestTable(Mapping[str, str]):
     def __init__(self, names: Strings, digests: Strings) -> None:
         self._names = names
         self._digests = digests
+
+    @classmethod
+    def column(cls, digests: Mapping[str, str], names: Strings) -> Strings:
+        """One digest for each of `names`, empty where there is none."""
+        if isinstance(digests, DigestTable) and digests._names is names:
+            return digests._digests
+        return Strings.of(digests.get(name, "") for name in names)
 
     @cached_property
     def _found(self) -> dict[str, str]:
