@@ -1,7 +1,7 @@
 """Messages of Arrow's IPC stream: which there are, and where, without a look at their bodies.
 
 Layout: the Arrow columnar format, "Serialization and Interprocess Communication", and
-Message.fbs; only the four fields of the flatbuffers that say so are read here.
+Message.fbs; only the five fields of the flatbuffers that say so are read here.
 """
 
 import struct
@@ -66,8 +66,15 @@ def _facts(metadata: bytes) -> tuple[int, int, int]:
     kind_word = metadata[kind] if kind else 0
     rows = 0
     if kind_word == BATCH and header:
-        length = _field(metadata, _offset(metadata, header), 0)
+        batch = _offset(metadata, header)
+        length, nodes = _field(metadata, batch, 0), _field(metadata, batch, 1)
         rows = _number("<q", metadata, length) if length else 0
+        # The first node is the first column's: a count that lies would be found only when read.
+        place = _offset(metadata, nodes) if nodes else 0
+        if place and _number("<I", metadata, place):
+            column = _number("<q", metadata, place + 4)
+            if column != rows:
+                raise ValueError(f"{rows} rows with a column of {column}")
     return kind_word, rows, _number("<q", metadata, body) if body else 0
 
 

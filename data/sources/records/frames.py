@@ -18,7 +18,6 @@ from ..listing import RESTORE
 from ..pieces import Window
 from ..source import Ids, Record, Records
 from .grouped import GroupRecords, Rows, group_arrays
-from .sampled import DECODE_ERRORS
 
 _PREFIX = struct.Struct("<8sHHIII")
 _FRAME = np.dtype(
@@ -77,7 +76,7 @@ def open_frames(dataset: Dataset, access: Access, item: Callable[[memoryview], R
             ) from error
         last = int(lasts[group])
         ends = arrays["item_ends"][last - int(arrays["group_rows"][group]) : last]
-        return _Items(memoryview(raw), ends, item, url)
+        return _Items(memoryview(raw), ends, item)
 
     return GroupRecords(dataset, access, decode)
 
@@ -115,26 +114,18 @@ def frame_codec(url: str) -> Callable[[Any, int], bytes]:
 class _Items:
     """The items of one frame, decoded when they are asked for."""
 
-    def __init__(
-        self, raw: memoryview, ends: Ids, item: Callable[[memoryview], Record], url: str
-    ) -> None:
+    def __init__(self, raw: memoryview, ends: Ids, item: Callable[[memoryview], Record]) -> None:
         self.nbytes = len(raw)
         self._raw = raw
         self._ends = ends
         self._item = item
-        self._url = url
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def record(self, row: int) -> Record:
         start = int(self._ends[row - 1]) if row else 0
-        try:
-            return self._item(self._raw[start : int(self._ends[row])])
-        except DECODE_ERRORS as error:
-            raise CorruptDataError(
-                self._url, f"an item that does not decode ({error})", "one of litdata", RESTORE
-            ) from error
+        return self._item(self._raw[start : int(self._ends[row])])
 
 
 def _head(window: Window, count: int) -> tuple[Any, Ids]:

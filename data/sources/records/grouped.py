@@ -13,8 +13,9 @@ from ...access import Access, Ranges
 from ...dataset import Dataset
 from ...errors import CorruptDataError
 from ..kept import Kept
+from ..listing import RESTORE
 from ..source import Ids, Record, Times
-from .sampled import locate
+from .sampled import DECODE_ERRORS, locate
 
 KEPT_BYTES = 256 << 20
 _ARRAYS = ("group_places", "group_rows", "group_starts", "group_stops")
@@ -74,7 +75,7 @@ class GroupRecords:
         for group in np.unique(groups).tolist():
             decoded = self._kept.get(group, lambda group=group: self._checked(group))  # type: ignore[misc]
             for place in np.flatnonzero(groups == group).tolist():
-                found[place] = decoded.record(int(rows[place]))
+                found[place] = self._record(decoded, group, int(rows[place]))
         return found
 
     def want(self, ids: Ids, due: Times) -> None:
@@ -87,6 +88,18 @@ class GroupRecords:
         names = ("group_places", "group_starts", "group_stops")
         ranges = Ranges(*(arrays[name][groups[missing]] for name in names))
         self._access.want(ranges, due[order][first[missing]])
+
+    def _record(self, decoded: Rows, group: int, row: int) -> Record:
+        try:
+            return decoded.record(row)
+        except DECODE_ERRORS as error:
+            place = int(self._dataset.arrays["group_places"][group])
+            raise CorruptDataError(
+                f"{self._dataset.objects[place].url}, group {group}, row {row}",
+                f"bytes that do not decode ({type(error).__name__}: {error})",
+                f"a row of {self._dataset.format}",
+                RESTORE,
+            ) from error
 
     def _checked(self, group: int) -> Rows:
         rows = self._decode(group)

@@ -21,7 +21,7 @@ from ..source import Record, Records
 from ..token_files.documents import with_documents
 from . import frames
 from .arrow import dataset_of, file_stream, open_arrow
-from .offsets import CountedHeaders, HeaderOffsets
+from .offsets import CountedHeaders, HeaderOffsets, check_counted
 from .sampled import SampleRecords
 
 _ROWS_MAGIC = b"LDARW01\0"
@@ -51,6 +51,8 @@ def survey(store: Store, url: str, *, end_token: int | None = None) -> Dataset:
     chunks = take(body, "chunks", list, index)
     objects = [_chunk(chunk, layout, listing, index) for chunk in chunks]
     counts = np.array([take(chunk, "chunk_size", int, index) for chunk in chunks], np.int64)
+    for obj, count in zip(objects, counts.tolist(), strict=True):
+        check_counted(obj, count, index)
     if loader == "TokensLoader":
         dataset = _tokens(listing, objects, chunks, leaves, index)
         return with_documents(store, dataset, end_token)

@@ -17,7 +17,7 @@ from ...store import Store, StoredObject
 from ..codecs import mds as codec
 from ..listing import RESTORE, Listing, base_url, read_index, take, take_strings
 from ..source import Record, Records
-from .offsets import CountedHeaders, HeaderOffsets
+from .offsets import CountedHeaders, HeaderOffsets, check_counted
 from .sampled import SampleRecords
 
 _PACKINGS = {"br": "br", "bz2": "bz2", "gz": "gzip", "snappy": "snappy", "zstd": "zstd"}
@@ -94,6 +94,7 @@ class _Shard:
         self.digests: dict[str, str] = {}
         self.data = self._object(body, "data")
         self.head = None if self.kind == "mds" else self._object(body, "meta")
+        check_counted(self.head or self.data, self.count, index)
 
     def _object(self, body: Any, part: str) -> StoredObject:
         raw = take(body, f"raw_{part}", dict, self._index)

@@ -11,6 +11,7 @@ import numpy as np
 from ...access import Access, Ranges
 from ...dataset import Dataset
 from ...errors import CorruptDataError
+from ...store import StoredObject
 from ..kept import Kept
 from ..listing import RESTORE
 from ..source import Ids, Times
@@ -130,6 +131,18 @@ class HeaderOffsets:
         return int(row * share), min(size, int((row + 1) * share) + 1)
 
 
+def check_counted(head: StoredObject, count: int, index: str) -> None:
+    """Raises CorruptDataError where an object is too short for the header of `count` samples."""
+    needed = 4 * (count + 2)
+    if head.raw_bytes < needed:
+        raise CorruptDataError(
+            head.url,
+            f"{head.raw_bytes} bytes",
+            f"a header of {needed} for the {count} samples of {index}",
+            RESTORE,
+        )
+
+
 @final
 class CountedHeaders:
     """Headers of a uint32 count and count + 1 uint32 offsets, as MDS and litdata have them.
@@ -147,10 +160,9 @@ class CountedHeaders:
 
     def load(self, places: Sequence[int]) -> list[Ids]:
         ranges = [self.where(place) for place in places]
-        for head, _, stop in ranges:
-            size = self._access.objects[head].raw_bytes
-            if size < stop:
-                self._refuse(head, f"{size} bytes", f"a header of {stop}")
+        for place, (head, _, _) in zip(places, ranges, strict=True):
+            count = int(self._dataset.counts[place])
+            check_counted(self._dataset.objects[head], count, self._dataset.url)
         bodies = self._access.read(Ranges.of(ranges)) if ranges else []
         return [self._parse(place, body) for place, body in zip(places, bodies, strict=True)]
 

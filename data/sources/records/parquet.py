@@ -11,6 +11,7 @@ from ...dataset import Dataset
 from ...errors import CorruptDataError, DataError
 from ...store import Store, StoredObject
 from ..codecs.columns import TableRows, check_names, import_arrow
+from ..codecs.thrift import read_struct
 from ..kept import Kept
 from ..listing import RESTORE, Listing
 from ..source import Records
@@ -43,14 +44,15 @@ def survey(store: Store, url: str) -> Dataset:
         names = names or columns
         check_names(columns, names, obj.url)
         footers.append(obj.size - len(footer))
-        groups += [(place, *_span(facts, i, obj)) for i in range(facts.num_row_groups)]
+        spans = _spans(footer, obj)
+        groups += [(place, *span) for span in spans]
     table = group_arrays(groups)
-    rows = np.bincount(table["group_places"], table["group_rows"], minlength=len(objects))
+    counts = np.bincount(table["group_places"], table["group_rows"], minlength=len(objects))
     return Dataset(
         format="parquet",
         url=listing.url,
         objects=objects,
-        counts=rows.astype(np.int64),
+        counts=counts.astype(np.int64),
         facts={"columns": names or []},
         arrays={**table, "footers": np.array(footers, dtype=np.int64)},
     )
@@ -170,22 +172,39 @@ def _parse(footer: bytes, obj: StoredObject) -> Any:
     return facts
 
 
-def _span(facts: Any, number: int, obj: StoredObject) -> tuple[int, int, int]:
-    """Rows and range of a row group."""
-    group = facts.row_group(number)
-    starts, stops = [], []
-    for column in (group.column(i) for i in range(group.num_columns)):
-        start = column.data_page_offset
-        if column.has_dictionary_page and column.dictionary_page_offset:
-            start = min(start, column.dictionary_page_offset)
-        starts.append(start)
-        stops.append(start + column.total_compressed_size)
-    start, stop = min(starts, default=4), max(stops, default=4)
-    if not 0 <= start <= stop <= obj.size or not 0 <= group.num_rows < 2**40:
+def _spans(footer: bytes, obj: StoredObject) -> list[tuple[int, int, int]]:
+    """Rows and range of bytes of each row group: fields of parquet.thrift by their numbers."""
+    try:
+        facts = read_struct(footer)
+        spans = [_span(group) for group in facts.get(4, [])]
+        rows = int(facts[3])
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise CorruptDataError(
-            obj.url,
-            f"row group {number} of {group.num_rows} rows in bytes {start} to {stop}",
-            f"one inside its {obj.size} bytes",
-            RESTORE,
+            obj.url, f"a footer that does not decode ({error!r})", "Parquet data", RESTORE
+        ) from error
+    if rows != sum(count for count, _, _ in spans):
+        raise CorruptDataError(
+            obj.url, f"{rows} rows in its footer", "as many as its row groups hold", RESTORE
         )
-    return int(group.num_rows), start, stop
+    for number, (count, start, stop) in enumerate(spans):
+        if not 0 <= start <= stop <= obj.size or not 0 <= count < 2**40:
+            raise CorruptDataError(
+                obj.url,
+                f"row group {number} of {count} rows in bytes {start} to {stop}",
+                f"one inside its {obj.size} bytes",
+                RESTORE,
+            )
+    return spans
+
+
+def _span(group: dict[int, Any]) -> tuple[int, int, int]:
+    starts, stops = [], []
+    for column in group.get(1, []):
+        if 1 in column or 3 not in column:
+            raise ValueError("a column that lies in another file, or is encrypted")
+        facts = column[3]
+        # The dictionary, where there is one, lies before the pages.
+        start = min(int(facts[9]), int(facts.get(11) or facts[9]))
+        starts.append(start)
+        stops.append(start + int(facts[7]))
+    return int(group[3]), min(starts, default=4), max(stops, default=4)

@@ -161,6 +161,10 @@ def _wids(store: Store, url: str) -> _Archives:
             raise CorruptDataError(obj.url, f"{obj.size} bytes", f"{size} by {url}", RESTORE)
         tars.append(_packed(obj))
         counts.append(take(shard, "nsamples", int, url))
+        if not tars[-1].packing and obj.size < counts[-1] * tar.BLOCK:
+            raise CorruptDataError(
+                obj.url, f"{obj.size} bytes", f"{counts[-1]} samples by {url}", RESTORE
+            )
     is_packed = any(obj.packing for obj in tars)
     return _Archives(listing, tars, None if is_packed else counts)
 
