@@ -3,11 +3,13 @@
 A source knows how many samples it holds and what they are; not in which order they are seen.
 """
 
-from .source import Record, Records, Source, Stored, Tokens
+from .source import Fixed, FixedColumn, Record, Records, Source, Stored, Tokens
 from .subset import Subset
 from .tensors import TensorSource
 
 __all__ = [
+    "Fixed",
+    "FixedColumn",
     "Record",
     "Records",
     "Source",

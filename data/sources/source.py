@@ -4,7 +4,7 @@ objects --Tokens or Records--> token ids or records of any kind --Source--> rows
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +85,34 @@ class Records(Protocol):
         ...
 
     def want(self, ids: Ids, due: Times) -> None: ...
+
+
+class FixedColumn(NamedTuple):
+    """Where a column lies in each record of one size."""
+
+    start: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    """() for a number."""
+
+
+@runtime_checkable
+class Fixed(Protocol):
+    """Records of which some are bytes of one length, columns at the same places in each: a batch
+    is then one gather, and no record is made."""
+
+    @property
+    def layout(self) -> dict[str, FixedColumn] | None:
+        """The columns, in order and without gaps; None where records differ in size."""
+        ...
+
+    def fill(self, rows: npt.NDArray[np.uint8], ids: Ids) -> None:
+        """Copies the bytes of record ids[i] into row i, of as many bytes as the layout; blocks.
+
+        Raises:
+            CorruptDataError: a record has another size.
+        """
+        ...
 
 
 class Tokens(Protocol):

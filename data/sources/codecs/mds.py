@@ -6,6 +6,7 @@ variable columns, then all columns' bytes, in order of the columns' names; or on
 
 import json
 import math
+import struct
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import DataError
-from ..source import Record
+from ..source import FixedColumn, Record
 from .images import blobs, raw_image
 
 Value = Callable[[memoryview], Any]
@@ -54,22 +55,44 @@ def columns_decoder(
         for n, encoding in zip(names, encodings, strict=True)
     ]
     variable = sizes.count(None)
+    form = struct.Struct(f"<{variable}I")
 
     def decode(body: memoryview) -> Record:
-        lengths = iter(np.frombuffer(body[: 4 * variable], dtype="<u4").tolist())
-        # A fixed size of 0 has no length before it: so does the writer, whatever its reader does.
-        ends = [next(lengths) if size is None else size for size in sizes]
-        record, start = {}, 4 * variable
-        for name, value, length in zip(names, values, ends, strict=True):
-            if start + length > len(body):
+        lengths = iter(form.unpack_from(body))
+        record, start = {}, form.size
+        for name, value, fixed in zip(names, values, sizes, strict=True):
+            # A fixed size of 0 has no length before it: so does the writer, whatever its reader
+            # does.
+            stop = start + (next(lengths) if fixed is None else fixed)
+            if stop > len(body):
                 raise ValueError(f"column {name!r} ends beyond the sample's {len(body)} bytes")
-            record[name] = value(body[start : start + length])
-            start += length
+            record[name] = value(body[start:stop])
+            start = stop
         if start != len(body):
             raise ValueError(f"{len(body)} bytes of which the columns fill {start}")
         return record
 
     return decode
+
+
+def fixed_layout(
+    names: Sequence[str], encodings: Sequence[str], sizes: Sequence[int | None]
+) -> dict[str, FixedColumn] | None:
+    """Where each column lies in every sample, where all are numbers or arrays of one size."""
+    layout: dict[str, FixedColumn] = {}
+    start = 0
+    for name, encoding, size in zip(names, encodings, sizes, strict=True):
+        kind, _, setting = encoding.partition(":")
+        dtype, _, dims = setting.partition(":") if kind == "ndarray" else (kind, "", "1")
+        dtype = "int64" if dtype == "int" else dtype
+        if dtype not in _SCALARS or not dims:
+            return None
+        shape = tuple(map(int, dims.split(","))) if kind == "ndarray" else ()
+        if size != math.prod(shape) * _SCALARS[dtype].itemsize:
+            return None
+        layout[name] = FixedColumn(start, _SCALARS[dtype], shape)
+        start += size
+    return layout
 
 
 def value_decoder(encoding: str, where: str) -> Value:
@@ -163,7 +186,7 @@ def _array_decoder(setting: str, where: str) -> Value:
                 raise ValueError(f"{len(sizes)} sizes for {axes} axes")
         if math.prod(sizes) * dtype.itemsize != len(body):
             raise ValueError(f"{len(body)} bytes for {dtype} of shape {sizes}")
-        return np.frombuffer(body, dtype=dtype).reshape(sizes)
+        return np.ndarray(sizes, dtype, body)
 
     return decode
 

@@ -6,6 +6,7 @@ An empty line is no record. What a line holds must be a JSON object.
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ...access import Access
 from ...access.packing import packing_of
@@ -21,6 +22,7 @@ from .sampled import SampleRecords
 
 SUFFIXES = (".jsonl", ".ndjson")
 PACKED = tuple(s + packed for s in SUFFIXES for packed in (".gz", ".zst", ".zstd", ".bz2", ".xz"))
+_FEW = 256
 _INK = np.ones(256, dtype=np.bool_)
 _INK[list(b" \t\r\n\f\v")] = False
 
@@ -71,7 +73,7 @@ def line_offsets(store: Store, obj: StoredObject) -> Ids:
         breaks = np.flatnonzero(content == ord("\n")) + 1
         ends_whole = len(breaks) > 0 and breaks[-1] == len(content)
         first = np.concatenate([np.zeros(1, np.int64), breaks[:-1] if ends_whole else breaks])
-        is_full = np.logical_or.reduceat(_INK[content], first)
+        is_full = _full(content, first)
         begins = first + done
         begins[0] = begin
         counted = is_full.copy()
@@ -82,3 +84,15 @@ def line_offsets(store: Store, obj: StoredObject) -> Ids:
         is_open = not ends_whole and bool(is_full[-1] or (is_open and len(first) == 1))
         begin = done if ends_whole else int(begins[-1])
     return np.concatenate([*starts, np.array([done], dtype=np.int64)])
+
+
+def _full(content: npt.NDArray[np.uint8], first: Ids) -> npt.NDArray[np.bool_]:
+    """Whether each line, from `first` on, holds more than spaces: most show it at once."""
+    is_full: npt.NDArray[np.bool_] = _INK[content[first]]
+    unclear = np.flatnonzero(~is_full)
+    if len(unclear) > _FEW:
+        return np.logical_or.reduceat(_INK[content], first)
+    for line in unclear.tolist():
+        stop = int(first[line + 1]) if line + 1 < len(first) else len(content)
+        is_full[line] = _INK[content[int(first[line]) : stop]].any()
+    return is_full

@@ -21,7 +21,7 @@ from ..source import Record, Records
 from ..token_files.documents import with_documents
 from . import frames
 from .arrow import dataset_of, file_stream, open_arrow
-from .offsets import CountedHeaders, HeaderOffsets, check_counted
+from .offsets import CountedHeaders, check_counted, header_offsets
 from .sampled import SampleRecords
 
 _ROWS_MAGIC = b"LDARW01\0"
@@ -86,7 +86,7 @@ def open_litdata(dataset: Dataset, access: Access) -> Records:
     def decode(place: int, body: memoryview) -> Record:
         return item(body if unpack is None else memoryview(unpack(body, -1)))
 
-    offsets = HeaderOffsets(dataset, CountedHeaders(dataset, access))
+    offsets = header_offsets(dataset, CountedHeaders(dataset, access))
     return SampleRecords(dataset, access, offsets=offsets, decode=decode)
 
 

@@ -16,8 +16,8 @@ from ...errors import CorruptDataError, DataError
 from ...store import Store, StoredObject
 from ..codecs import mds as codec
 from ..listing import RESTORE, Listing, base_url, read_index, take, take_strings
-from ..source import Record, Records
-from .offsets import CountedHeaders, HeaderOffsets, check_counted
+from ..source import FixedColumn, Record, Records
+from .offsets import CountedHeaders, check_counted, header_offsets
 from .sampled import SampleRecords
 
 _PACKINGS = {"br": "br", "bz2": "bz2", "gz": "gzip", "snappy": "snappy", "zstd": "zstd"}
@@ -73,8 +73,10 @@ def open_mds(dataset: Dataset, access: Access) -> Records:
     def decode(place: int, body: memoryview) -> Record:
         return decoders[which[place]](body)
 
-    offsets = HeaderOffsets(dataset, CountedHeaders(dataset, access, heads))
-    return SampleRecords(dataset, access, offsets=offsets, decode=decode)
+    offsets = header_offsets(dataset, CountedHeaders(dataset, access, heads))
+    return SampleRecords(
+        dataset, access, offsets=offsets, decode=decode, layout=_layout(dataset.facts["schemas"])
+    )
 
 
 class _Shard:
@@ -152,6 +154,13 @@ def _heads(shards: list[_Shard]) -> Any:
     metas = iter(range(len(shards), 2 * len(shards)))
     places = [own if shard.head is None else next(metas) for own, shard in enumerate(shards)]
     return np.array(places, dtype=np.int64)
+
+
+def _layout(schemas: list[dict[str, Any]]) -> dict[str, FixedColumn] | None:
+    """The columns of samples that are all of one size, where there is one kind of shards."""
+    if len(schemas) != 1 or schemas[0]["kind"] != "mds":
+        return None
+    return codec.fixed_layout(*(schemas[0][key] for key in ("names", "encodings", "sizes")))
 
 
 def _decoders(dataset: Dataset) -> list[Callable[[memoryview], Record]]:

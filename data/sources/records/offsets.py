@@ -3,7 +3,7 @@
 Owns the cache of headers. Knows no encoding of samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, final
 
 import numpy as np
@@ -78,57 +78,112 @@ class KnownOffsets:
         return Wanted(self.ranges(places, rows), due)
 
 
-@final
-class HeaderOffsets:
-    """Offsets read at the first use of each object; the newest of them are kept."""
+def header_offsets(dataset: Dataset, headers: Headers, *, kept_bytes: int = KEPT_BYTES) -> Offsets:
+    """Offsets read at the first use of each object: all are kept where they fit in `kept_bytes`,
+    else those of the objects used last."""
+    fits = 8 * int((dataset.counts + 1).sum()) <= kept_bytes
+    if fits:
+        return AllOffsets(dataset, headers)
+    return NewestOffsets(dataset, headers, kept_bytes=kept_bytes)
 
-    def __init__(self, dataset: Dataset, headers: Headers, *, kept_bytes: int = KEPT_BYTES) -> None:
+
+@final
+class AllOffsets:
+    """Offsets of all objects in one array, which fills as objects are used."""
+
+    def __init__(self, dataset: Dataset, headers: Headers) -> None:
+        self._dataset = dataset
+        self._headers = headers
+        self._bases = np.cumsum(dataset.counts + 1) - dataset.counts - 1
+        # Pages of it that no object has filled take no memory.
+        self._table = np.zeros(int((dataset.counts + 1).sum()), dtype=np.int64)
+        self._is_known = np.zeros(len(dataset.counts), dtype=np.bool_)
+
+    def ranges(self, places: Ids, rows: Ids) -> Ranges:
+        missing = places[~self._is_known[places]]
+        if len(missing):
+            # Two threads may both read a header; what they write is the same.
+            found = np.unique(missing).tolist()
+            for place, offsets in zip(found, self._headers.load(found), strict=True):
+                base = int(self._bases[place])
+                self._table[base : base + len(offsets)] = offsets
+                self._is_known[place] = True
+        return self._known(places, rows)
+
+    def likely(self, places: Ids, rows: Ids, due: Times) -> Wanted:
+        is_known = self._is_known[places]
+        exact = Wanted(self._known(places[is_known], rows[is_known]), due[is_known])
+        if is_known.all():
+            return exact
+        rest = ~is_known
+        return _both(
+            exact, _guesses(self._dataset, self._headers, places[rest], rows[rest], due[rest])
+        )
+
+    def _known(self, places: Ids, rows: Ids) -> Ranges:
+        first = self._bases[places] + rows
+        return Ranges(places, self._table[first], self._table[first + 1])
+
+
+@final
+class NewestOffsets:
+    """Offsets of the objects used last."""
+
+    def __init__(self, dataset: Dataset, headers: Headers, *, kept_bytes: int) -> None:
         self._dataset = dataset
         self._headers = headers
         self._kept: Kept[int, Ids] = Kept(kept_bytes, lambda offsets: offsets.nbytes)
 
     def ranges(self, places: Ids, rows: Ids) -> Ranges:
-        tables = self._tables(np.unique(places).tolist())
-        pairs = [
-            tables[place][row : row + 2]
-            for place, row in zip(places.tolist(), rows.tolist(), strict=True)
-        ]
-        found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        return Ranges(places, found[:, 0], found[:, 1])
-
-    def likely(self, places: Ids, rows: Ids, due: Times) -> Wanted:
-        """Headers first, and samples whose header is not here yet where they lie if all samples
-        of the object are equally long."""
-        ranges: list[tuple[int, int, int]] = []
-        times: list[float] = []
-        asked: set[int] = set()
-        triples = zip(places.tolist(), rows.tolist(), due.tolist(), strict=True)
-        for place, row, time in triples:
-            table = self._kept.peek(place)
-            if table is not None:
-                span = (int(table[row]), int(table[row + 1]))
-            else:
-                if place not in asked:
-                    asked.add(place)
-                    ranges.append(self._headers.where(place))
-                    times.append(time)
-                span = self._guess(place, row)
-            ranges.append((place, *span))
-            times.append(time)
-        return Wanted(Ranges.of(ranges), np.array(times, dtype=np.float64))
-
-    def _tables(self, places: list[int]) -> dict[int, Ids]:
-        found = {place: self._kept.peek(place) for place in places}
+        found = {place: self._kept.peek(place) for place in np.unique(places).tolist()}
         missing = [place for place, table in found.items() if table is None]
         for place, table in zip(missing, self._headers.load(missing), strict=True):
             self._kept.put(place, table)
             found[place] = table
-        return {place: table for place, table in found.items() if table is not None}
+        return _looked_up(places, rows, found)
 
-    def _guess(self, place: int, row: int) -> tuple[int, int]:
-        size = self._dataset.objects[place].raw_bytes
-        share = size / max(1, int(self._dataset.counts[place]))
-        return int(row * share), min(size, int((row + 1) * share) + 1)
+    def likely(self, places: Ids, rows: Ids, due: Times) -> Wanted:
+        found = {place: self._kept.peek(place) for place in np.unique(places).tolist()}
+        missing = [place for place, table in found.items() if table is None]
+        rest = np.isin(places, np.array(missing, dtype=np.int64))
+        exact = Wanted(_looked_up(places[~rest], rows[~rest], found), due[~rest])
+        if not missing:
+            return exact
+        return _both(
+            exact, _guesses(self._dataset, self._headers, places[rest], rows[rest], due[rest])
+        )
+
+
+def _looked_up(places: Ids, rows: Ids, tables: Mapping[int, Ids | None]) -> Ranges:
+    starts, stops = np.empty_like(rows), np.empty_like(rows)
+    for place, table in tables.items():
+        mine = places == place
+        if table is not None:
+            starts[mine] = table[rows[mine]]
+            stops[mine] = table[rows[mine] + 1]
+    return Ranges(places, starts, stops)
+
+
+def _guesses(dataset: Dataset, headers: Headers, places: Ids, rows: Ids, due: Times) -> Wanted:
+    """The headers of these objects, each at the first need of it, and the samples where they lie
+    if all samples of an object are equally long."""
+    order = np.lexsort((due, places))
+    objects, first = np.unique(places[order], return_index=True)
+    heads = Ranges.of([headers.where(place) for place in objects.tolist()])
+    sizes = np.array([dataset.objects[place].raw_bytes for place in objects.tolist()], np.int64)
+    sizes = sizes[np.searchsorted(objects, places)]
+    shares = sizes / np.maximum(1, dataset.counts[places])
+    starts = (rows * shares).astype(np.int64)
+    stops = np.minimum(sizes, ((rows + 1) * shares).astype(np.int64) + 1)
+    return _both(Wanted(heads, due[order][first]), Wanted(Ranges(places, starts, stops), due))
+
+
+def _both(first: Wanted, second: Wanted) -> Wanted:
+    columns = zip(first.ranges, second.ranges, strict=True)
+    return Wanted(
+        Ranges(*(np.concatenate(pair) for pair in columns)),
+        np.concatenate([first.due, second.due]),
+    )
 
 
 def check_counted(head: StoredObject, count: int, index: str) -> None:

@@ -10,12 +10,13 @@ from functools import cached_property
 from typing import NoReturn, final
 
 import numpy as np
+import numpy.typing as npt
 
 from ...access import Access
 from ...dataset import Dataset
 from ...errors import CorruptDataError
 from ..listing import RESTORE
-from ..source import Ids, Record, Times
+from ..source import FixedColumn, Ids, Record, Times
 from .offsets import Offsets
 
 Decode = Callable[[int, memoryview], Record]
@@ -34,16 +35,26 @@ DECODE_ERRORS = (
 
 @final
 class SampleRecords:
-    """A Records: `decode(place, bytes)` makes a record of the bytes of one sample of object
-    `place`, and raises one of DECODE_ERRORS where they make none. Thread-safe where it is."""
+    """A Records, and Fixed where it is given a layout.
+
+    `decode(place, bytes)` makes a record of the bytes of one sample of object `place`, and raises
+    one of DECODE_ERRORS where they make none. Thread-safe where it is.
+    """
 
     def __init__(
-        self, dataset: Dataset, access: Access, *, offsets: Offsets, decode: Decode
+        self,
+        dataset: Dataset,
+        access: Access,
+        *,
+        offsets: Offsets,
+        decode: Decode,
+        layout: dict[str, FixedColumn] | None = None,
     ) -> None:
         self._dataset = dataset
         self._access = access
         self._offsets = offsets
         self._decode = decode
+        self.layout = layout
         self._ends = np.cumsum(dataset.counts)
 
     @property
@@ -78,6 +89,19 @@ class SampleRecords:
                 self._refuse(place, row, error)
         return found
 
+    def fill(self, rows: npt.NDArray[np.uint8], ids: Ids) -> None:
+        places, numbers = locate(self._ends, ids)
+        ranges = self._offsets.ranges(places, numbers)
+        sizes = ranges.stops - ranges.starts
+        for wrong in np.flatnonzero(sizes != rows.shape[1]).tolist():
+            raise CorruptDataError(
+                f"{self._dataset.objects[int(places[wrong])].url}, sample {numbers[wrong]}",
+                f"{sizes[wrong]} bytes",
+                f"{rows.shape[1]} as all samples",
+                RESTORE,
+            )
+        self._access.fill(rows, ranges)
+
     def want(self, ids: Ids, due: Times) -> None:
         wanted = self._offsets.likely(*locate(self._ends, ids), due)
         self._access.want(wanted.ranges, wanted.due)
@@ -104,5 +128,5 @@ def locate(ends: Ids, ids: Ids) -> tuple[Ids, Ids]:
             "dataset; ask for those"
         )
     places = np.searchsorted(ends, ids, side="right")
-    starts = np.concatenate([np.zeros(1, np.int64), ends])
-    return places, ids - starts[places]
+    # The place before the first one is the last, of which nothing is taken off.
+    return places, ids - np.where(places > 0, ends[places - 1], 0)

@@ -23,7 +23,7 @@ from ..codecs import tar
 from ..listing import RESTORE, Listing, base_url, read_json, take
 from ..pieces import PIECE_BYTES, Window, pieces
 from ..source import Ids, Record, Records
-from .offsets import HeaderOffsets, KnownOffsets, Offsets
+from .offsets import KnownOffsets, Offsets, header_offsets
 from .sampled import SampleRecords
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
@@ -72,7 +72,7 @@ def open_webdataset(dataset: Dataset, access: Access) -> Records:
     offsets: Offsets = (
         KnownOffsets(dataset)
         if "offsets" in dataset.arrays
-        else HeaderOffsets(dataset, _TarHeaders(dataset, access))
+        else header_offsets(dataset, _TarHeaders(dataset, access))
     )
     return SampleRecords(dataset, access, offsets=offsets, decode=lambda _, body: _sample(body))
 

@@ -14,7 +14,7 @@ from keepstep.data.lock import lock
 from keepstep.data.sources.kept import Kept
 from keepstep.data.sources.open import open_records
 from keepstep.data.sources.pieces import Window
-from keepstep.data.sources.records.offsets import CountedHeaders, HeaderOffsets
+from keepstep.data.sources.records.offsets import CountedHeaders, header_offsets
 from keepstep.data.store import LocalStore
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -95,10 +95,20 @@ def test_a_header_is_read_once_and_samples_by_their_own_bytes() -> None:
 def test_headers_beyond_the_budget_are_read_again() -> None:
     dataset = lock(str(FIXTURES / "mds" / "merged" / "first"), LocalStore())
     access = Watched(dataset.objects)
-    offsets = HeaderOffsets(dataset, CountedHeaders(dataset, access), kept_bytes=1)
+    headers = CountedHeaders(dataset, access)
+    offsets = header_offsets(dataset, headers, kept_bytes=1)
+    places, rows, due = np.array([0, 1, 0]), np.array([3, 4, 5]), np.array([3.0, 2.0, 1.0])
     for place in (0, 1, 0, 0):
         offsets.ranges(np.array([place]), np.array([0]))
     assert [place for place, _, _ in access.ranges] == [0, 1, 0]
+    # Of object 0 the header is here; that of object 1 is wanted, and its sample guessed.
+    wanted = offsets.likely(places, rows, due)
+    exact = offsets.ranges(places, rows)
+    assert wanted.ranges.objects.tolist() == [0, 0, 1, 1]
+    assert wanted.ranges.starts[:2].tolist() == exact.starts[[0, 2]].tolist()
+    assert wanted.due.tolist() == [3.0, 1.0, 2.0, 2.0]
+    everything = header_offsets(dataset, headers).ranges(places, rows)
+    assert all(np.array_equal(a, b) for a, b in zip(everything, exact, strict=True))
 
 
 def test_an_archive_that_wids_counts_is_indexed_at_its_first_use() -> None:
