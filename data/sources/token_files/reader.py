@@ -55,6 +55,8 @@ class TokenArrays:
 
     def fill(self, rows: npt.NDArray[Any], starts: Ids) -> None:
         width = rows.shape[1]
+        if rows.dtype != self._dtype:
+            raise ValueError(f"rows: found {rows.dtype}, needed {self._dtype}; give rows of it")
         first, is_whole = self._first(starts, width)
         if is_whole.all():
             self._access.fill(rows, self._ranges(first, starts, width))
