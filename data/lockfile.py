@@ -202,8 +202,7 @@ def _content(path: Path | str) -> memoryview:
 
 
 def _fetched(url: str, store: Store) -> memoryview:
-    obj = store.stat(url)
-    return memoryview(store.read(obj, 0, obj.size))
+    return memoryview(store.content(url))
 
 
 def _header(path: str, content: memoryview) -> tuple[dict[str, Any], memoryview]:

@@ -201,7 +201,9 @@ class CachedAccess:
             self._waited[cause] += time.perf_counter() - begun
 
     def _find(self, extent: int) -> memoryview | None:
-        return self._open.get(extent) if extent not in self._held else self._held.get(extent)
+        if extent in self._held and (held := self._held.get(extent)) is not None:
+            return held
+        return self._open.get(extent)
 
     def _name(self, extent: int) -> ExtentName:
         place = self.map.place(extent)
@@ -261,16 +263,18 @@ class CachedAccess:
             content = fetch.result()
             self._fetched_bytes += len(content)
             check.learn()
+            raw = memoryview(unpack(memoryview(content), obj) if obj.packing else content)
+            # Readers go on at once; the cache takes it meanwhile, and others of the node then.
+            self._held.put(extent, raw)
+            self._settle(extent)
             digest = "" if obj.packing else check.digest.hex()
-            raw = unpack(memoryview(content), obj) if obj.packing else content
-            if not self._cache.put(*self._name(extent), raw, digest):
-                self._held.put(extent, memoryview(raw))
+            if self._cache.put(*self._name(extent), raw, digest):
+                self._held.drop(extent)
         except BaseException as error:
             lease.release()
             self._settle(extent, error)
         else:
             lease.release()
-            self._settle(extent)
 
     def _settle(self, extent: int, error: BaseException | None = None) -> None:
         with self._lock:

@@ -36,6 +36,11 @@ class Held:
             while self.bytes > self._limit and len(self._contents) > 1:
                 self.bytes -= len(self._contents.popitem(last=False)[1])
 
+    def drop(self, extent: int) -> None:
+        with self._lock:
+            old = self._contents.pop(extent, None)
+            self.bytes -= 0 if old is None else len(old)
+
     def clear(self) -> None:
         with self._lock:
             self._contents.clear()

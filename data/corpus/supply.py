@@ -50,9 +50,7 @@ class Supply:
         Raises:
             MissingError: there is none.
         """
-        store = self.store(url)
-        obj = store.stat(url)
-        return bytes(store.read(obj, 0, obj.size))
+        return self.store(url).content(url)
 
     def access(self, dataset: Dataset) -> Access:
         """The bytes of a dataset's objects."""
@@ -63,10 +61,11 @@ class Supply:
             return local
         total = sum(obj.raw_bytes for obj in dataset.objects)
         size = self._config.extent_bytes or dataset.extent_bytes or extent_bytes(total)
+        cache = self.cache()  # before the fetcher, whose threads put into it until they end
         access = CachedAccess(
             dataset,
             fetcher=self._fetcher(dataset.url, store),
-            cache=self.cache(),
+            cache=cache,
             extent_bytes=size,
             ahead_bytes=self._config.ahead_bytes,
             held_bytes=self._config.held_bytes,

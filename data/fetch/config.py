@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class FetchConfig:
     """How ranges are fetched from a store by one process."""
 
-    start_in_flight: int = 32
+    start_in_flight: int = 64
     """Requests in flight at first. Throttled below it, the limit grows back by one a round."""
 
     least_in_flight: int = 2

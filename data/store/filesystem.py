@@ -64,6 +64,13 @@ class FsspecStore:
         check(obj, start, stop, now.size, now.tag, len(content))
         return content
 
+    def content(self, url: str) -> bytes:
+        filesystem = self._filesystem.get()
+        try:
+            return bytes(filesystem.cat_file(filesystem._strip_protocol(url)))
+        except Exception as error:
+            raise _said(url, error) from error
+
     def close(self) -> None:
         """Lets go of the filesystem, which gives its connections back when it is collected."""
         self._filesystem.take()

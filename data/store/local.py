@@ -44,6 +44,12 @@ class LocalStore:
             raise ChangedError(obj.url, found.tag, obj.tag or f"{obj.size} bytes")
         return content
 
+    def content(self, url: str) -> bytes:
+        try:
+            return _path(url).read_bytes()
+        except OSError as error:
+            raise _said(url, error) from error
+
     def close(self) -> None:
         """Nothing is held open."""
 

@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 SCHEMES = ("s3", "s3a")
 _CREDENTIALS_MINUTES = 10
 _SIZE_CLASS = 1 << 24
+# What `content` is for: locks and manifests.
+_SMALL_OBJECT = 64 * 2**20
 _STATUS = re.compile(r"\bstatus: (\d{3})\b")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 
@@ -85,6 +87,11 @@ class ObstoreStore:
             ) from error
         check(obj, start, stop, obj.size, "", len(content))
         return content
+
+    def content(self, url: str) -> bytes:
+        _, bucket, key = split(url)
+        module, client = self._client(url, bucket, _SMALL_OBJECT)
+        return self._ask(url, lambda: bytes(module.get(client, key).bytes()))
 
     def close(self) -> None:
         """Lets go of the clients; each gives its connections back after its last request."""

@@ -45,6 +45,9 @@ class Patient:
     def read(self, obj: StoredObject, start: int, stop: int) -> bytes | memoryview:
         return self._ask(lambda: self.store.read(obj, start, stop))
 
+    def content(self, url: str) -> bytes:
+        return self._ask(lambda: self.store.content(url))
+
     def close(self) -> None:
         self.store.close()
 

@@ -88,6 +88,22 @@ class S3Store:
                 obj.url, f"{now.tag} of {now.size} bytes", f"{obj.tag} of {obj.size} bytes"
             ) from error
 
+    def content(self, url: str) -> bytes:
+        _, bucket, key = split(url)
+
+        async def call(client: Any) -> bytes:
+            async with asyncio.timeout(self._answer_seconds):
+                answer = await client.get_object(Bucket=bucket, Key=key)
+            async with answer["Body"] as body:
+                size = int(answer["ContentLength"])
+                async with asyncio.timeout(self._config.body_seconds(size)):
+                    found: bytes = await body.read()
+            if len(found) != size:
+                raise passing(url, "short", f"{len(found)} of {size} bytes")
+            return found
+
+        return self._ask(url, call)
+
     def close(self) -> None:
         client = self._client.take()
         if client is not None:

@@ -52,6 +52,10 @@ class Store(Protocol):
         """
         ...
 
+    def content(self, url: str) -> bytes:
+        """All bytes of one small object as it is now, in one request where the store can."""
+        ...
+
     def close(self) -> None:
         """Gives connections back; safe twice. Reads under way may fail with TransientError."""
         ...

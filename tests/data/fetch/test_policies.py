@@ -179,7 +179,7 @@ def test_what_was_cancelled_is_passed_over() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"least_in_flight": 40}, "found least_in_flight=40, start_in_flight=32"),
+        ({"least_in_flight": 70}, "found least_in_flight=70, start_in_flight=64"),
         ({"attempts": 0}, r"fetch\.attempts: found 0, needed 1 or more"),
         ({"backoff_seconds": 9.0}, r"fetch\.backoff_seconds: found 9\.0"),
         ({"hedge_share": 2.0}, r"fetch\.hedge_share: found 2\.0"),
