@@ -40,6 +40,8 @@ _DTYPES = {
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 _REMEDY = "lock the dataset again, or restore the lock from a copy"
 _ALIGNED = 64
+HERE = "."
+"""The URL of a lock that lies in the folder of its objects, wherever that is."""
 Array = npt.NDArray[Any]
 
 
@@ -77,8 +79,8 @@ def read_lock(path: Path | str, *, url: str | None = None, store: Store | None =
 
     Args:
         path: a file, or with `store` any URL in it.
-        url: where the dataset's folder lies now, if it was moved. Tags of the old place are then
-            dropped: what is fetched is checked by sizes, and by digests where the lock has them.
+        url: where the dataset's folder lies now, if it was moved. Tags are of the place that was
+            locked, so those of another are not known; sizes and digests still hold.
 
     Raises:
         DataError: there is no such file, or it is of another format or version.
@@ -89,9 +91,8 @@ def read_lock(path: Path | str, *, url: str | None = None, store: Store | None =
     facts = _facts(str(path), header, body)
     arrays = {name: _array(str(path), entry, body) for name, entry in header.items()}
     try:
-        table = _table(str(path), url or facts["url"], arrays)
-        if table.url != facts["url"]:
-            table.tags = Strings(np.empty(0, np.uint8), np.zeros(len(table), np.int64))
+        said = _folder_of(path) if facts["url"] == HERE else facts["url"]
+        table = _table(str(path), url or said, arrays, is_moved=url not in (None, said))
         digests = DigestTable(table.names, _strings(str(path), arrays, "digests"))
         dataset = Dataset(
             format=facts["format"],
@@ -254,11 +255,21 @@ def _strings(path: str, arrays: dict[str, Array], name: str) -> Strings:
     return Strings(content, ends)
 
 
-def _table(path: str, url: str, arrays: dict[str, Array]) -> ObjectTable:
+def _folder_of(path: Path | str) -> str:
+    """The URL of the folder that a lock lies in."""
+    if isinstance(path, str) and "://" in path:
+        return path.rpartition("/")[0]
+    return str(Path(path).expanduser().absolute().parent)
+
+
+def _table(path: str, url: str, arrays: dict[str, Array], *, is_moved: bool) -> ObjectTable:
+    names, tags = (_strings(path, arrays, name) for name in ("names", "tags"))
+    if is_moved:
+        tags = Strings.of("" for _ in names.ends)
     return ObjectTable(
         url.rstrip("/"),
-        names=_strings(path, arrays, "names"),
-        tags=_strings(path, arrays, "tags"),
+        names=names,
+        tags=tags,
         sizes=arrays.pop("sizes"),
         raw_sizes=arrays.pop("raw_sizes"),
         packings=arrays.pop("packings"),

@@ -35,6 +35,8 @@ class SplitFacts:
     documents: int = 0
     tokens: int = 0
     shards: list[FileFacts] = field(default_factory=list)
+    starts: FileFacts | None = None
+    """An int64 .npy with the first token of each document; None in folders of older releases."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -53,12 +55,17 @@ class Manifest:
     source: dict[str, Any]
     settings: dict[str, Any]
     created_by: str
+    counts: dict[str, Any] = field(default_factory=dict)
+    """"documents": how many were read, dropped by each rule, and kept (whole ones, before a lone
+    one is cut); "characters" of those kept; "problems", what was wrong with the bad ones."""
+    card: FileFacts | None = None
 
     @property
     def files(self) -> list[FileFacts]:
         """Every file of the folder but the manifest."""
         shards = [shard for split in self.splits.values() for shard in split.shards]
-        return [*shards, self.tokenizer]
+        others = [*(split.starts for split in self.splits.values()), self.card]
+        return [*shards, *(file for file in others if file is not None), self.tokenizer]
 
     def digest(self, *splits: str) -> str:
         """xxh3-128 over the named splits' tokens, whatever the folder is called."""
@@ -119,11 +126,9 @@ def parse_manifest(content: bytes, path: Path | str) -> Manifest:
     if written != _digest(body):
         raise CorruptDataError(path, f"content of digest {_digest(body)}", f"digest {written}")
     del body["format"], body["version"]
-    splits = {
-        name: SplitFacts(**{**split, "shards": [FileFacts(**shard) for shard in split["shards"]]})
-        for name, split in body.pop("splits").items()
-    }
-    return Manifest(splits=splits, tokenizer=FileFacts(**body.pop("tokenizer")), **body)
+    splits = {name: _split(split) for name, split in body.pop("splits").items()}
+    card = _file(body.pop("card", None))
+    return Manifest(splits=splits, tokenizer=FileFacts(**body.pop("tokenizer")), card=card, **body)
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
@@ -134,6 +139,15 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
             raise CorruptDataError(path, "no such file", f"{file.bytes} bytes")
         if path.stat().st_size != file.bytes:
             raise CorruptDataError(path, f"{path.stat().st_size} bytes", f"{file.bytes} bytes")
+
+
+def _split(body: dict[str, Any]) -> SplitFacts:
+    shards = [FileFacts(**shard) for shard in body["shards"]]
+    return SplitFacts(**{**body, "shards": shards, "starts": _file(body.get("starts"))})
+
+
+def _file(body: dict[str, Any] | None) -> FileFacts | None:
+    return None if body is None else FileFacts(**body)
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@ import numpy as np
 import xxhash
 
 from .errors import CorruptDataError, DataError
-from .manifest import FileFacts, check_sizes, read_manifest
+from .lockfile import read_lock
+from .manifest import FileFacts, SplitFacts, check_sizes, read_manifest
 from .prepare import Tokenizer
 
 _EXCERPT_TOKENS = 64
@@ -21,6 +22,7 @@ def verify(folder: Path) -> list[str]:
     except (DataError, CorruptDataError) as error:
         return [str(error)]
     problems = [_problem(folder, file) for file in manifest.files]
+    problems += [_lock_problem(folder, split, facts) for split, facts in manifest.splits.items()]
     return [problem for problem in problems if problem is not None]
 
 
@@ -69,6 +71,21 @@ def _problem(folder: Path, file: FileFacts) -> str | None:
     if digest != file.digest:
         return str(CorruptDataError(path, f"digest {digest}", f"digest {file.digest}"))
     return None
+
+
+def _lock_problem(folder: Path, split: str, facts: SplitFacts) -> str | None:
+    """What is wrong with a split's lock; folders of older releases have none."""
+    path = folder / f"keepstep-{split}.lock"
+    if facts.starts is None:
+        return None
+    try:
+        found = dict(read_lock(path).digests)
+    except (DataError, CorruptDataError) as error:
+        return str(error)
+    needed = {shard.name: f"xxh3_128:{shard.digest}" for shard in facts.shards}
+    if found == needed:
+        return None
+    return str(CorruptDataError(path, "digests of other shards", "those of the manifest"))
 
 
 def _digest(path: Path) -> str:

@@ -1,9 +1,15 @@
-"""Raw text -> token shards: listed, cut into documents, tokenised, written once, published whole.
+"""Raw text -> token shards: cleaned, deduplicated, split, tokenised, written once, published whole.
 
-files -> documents -> tokenizer -> shards -> one folder under the cache, named by its content
+files -> parts -> documents -> fates -> tokens -> shards, one folder that says what it was made of
 """
 
+from .config import Deduplicate, Normalise, OnBad, PrepareConfig
 from .prepare import PreparedInfo, open_prepared, prepare
 from .tokenizer import Tokenizer
 
-__all__ = ["PreparedInfo", "Tokenizer", "open_prepared", "prepare"]
+# fmt: off
+__all__ = [
+    "Deduplicate", "Normalise", "OnBad", "PrepareConfig", "PreparedInfo", "Tokenizer",
+    "open_prepared", "prepare",
+]
+# fmt: on

@@ -1,6 +1,7 @@
-"""Token arrays -> .npy shards of even size, with their digests and counts. Knows no text."""
+"""Arrays -> .npy files of one shape of header, with digests and counts. Knows no text."""
 
 import os
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy.typing as npt
 import xxhash
 from numpy.lib import format as npy
 
-from ..manifest import FileFacts, SplitFacts
+from ..manifest import FileFacts
 
 SHARD_BYTES = 16 * 1024 * 1024
+Array = npt.NDArray[Any]
 
 
 def token_dtype(vocabulary_size: int) -> str:
@@ -21,62 +23,50 @@ def token_dtype(vocabulary_size: int) -> str:
 
 
 def write_file(path: Path, content: bytes) -> FileFacts:
-    """Writes `content` durably and returns the file's facts."""
-    with path.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return FileFacts(name=path.name, bytes=len(content), digest=xxhash.xxh3_128_hexdigest(content))
+    """Writes `content` durably, by rename, and returns the file's facts."""
+    return _write(path, [content])
 
 
-class ShardWriter:
-    """Writes one split's tokens as `<split>-00000.npy`, ...; the last shard may be short."""
-
-    def __init__(
-        self, folder: Path, split: str, vocabulary_size: int, shard_bytes: int = SHARD_BYTES
-    ) -> None:
-        self._folder = folder
-        self._split = split
-        self._dtype = np.dtype(token_dtype(vocabulary_size))
-        self._shard = np.empty(shard_bytes // self._dtype.itemsize, dtype=self._dtype)
-        self._filled = 0
-        self._counts = np.zeros(vocabulary_size, dtype=np.int64)
-        self.facts = SplitFacts()
-
-    def add(self, tokens: npt.NDArray[np.uint32]) -> None:
-        """Appends one document; writes every shard that it fills."""
-        self.facts.documents += 1
-        self.facts.tokens += len(tokens)
-        while len(tokens):
-            piece = tokens[: len(self._shard) - self._filled]
-            self._shard[self._filled : self._filled + len(piece)] = piece
-            self._filled += len(piece)
-            tokens = tokens[len(piece) :]
-            if self._filled == len(self._shard):
-                self._write()
-
-    def close(self) -> SplitFacts:
-        """Writes the last shard and returns the split's facts."""
-        if self._filled:
-            self._write()
-        return self.facts
-
-    def entropy_nats(self) -> float:
-        """Entropy of the frequencies of all tokens written, natural logarithm; after `close`."""
-        shares = self._counts[self._counts > 0] / max(1, self._counts.sum())
-        return float(-(shares * np.log(shares)).sum())
-
-    def _write(self) -> None:
-        tokens = self._shard[: self._filled]
-        self._counts += np.bincount(tokens, minlength=len(self._counts))
-        name = f"{self._split}-{len(self.facts.shards):05d}.npy"
-        facts = write_file(self._folder / name, _npy_header(tokens) + tokens.tobytes())
-        facts.tokens = len(tokens)
-        self.facts.shards.append(facts)
-        self._filled = 0
+def write_array(path: Path, pieces: Iterable[Array], count: int, dtype: str) -> FileFacts:
+    """Writes `count` values, piece by piece, as one flat .npy; its facts."""
+    kind = np.dtype(dtype).newbyteorder("<")
+    contents = (np.ascontiguousarray(piece, dtype=kind).tobytes() for piece in pieces)
+    header = BytesIO()
+    npy.write_array_header_1_0(
+        header, {"descr": npy.dtype_to_descr(kind), "fortran_order": False, "shape": (count,)}
+    )
+    return _write(path, [header.getvalue()], contents)
 
 
-def _npy_header(tokens: npt.NDArray[Any]) -> bytes:
-    stream = BytesIO()
-    npy.write_array_header_1_0(stream, npy.header_data_from_array_1_0(tokens))
-    return stream.getvalue()
+def span(arrays: Sequence[Array], start: int, stop: int) -> list[Array]:
+    """Values [start, stop) of arrays laid end to end, without copying them."""
+    found, base = [], 0
+    for array in arrays:
+        piece = array[max(0, start - base) : max(0, stop - base)]
+        if len(piece):
+            found.append(piece)
+        base += len(array)
+    return found
+
+
+def entropy_nats(counts: npt.NDArray[np.int64]) -> float:
+    """Entropy of the frequencies that `counts` are, natural logarithm; 0 where there are none."""
+    shares = counts[counts > 0] / max(1, counts.sum())
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _write(path: Path, *contents: Iterable[bytes]) -> FileFacts:
+    state, size = xxhash.xxh3_128(), 0
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        with draft.open("wb") as stream:
+            for content in (piece for pieces in contents for piece in pieces):
+                stream.write(content)
+                state.update(content)
+                size += len(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return FileFacts(name=path.name, bytes=size, digest=state.hexdigest())

@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ..errors import DataError
-from .documents import cut
+from .text.documents import cut
 
 END_OF_TEXT = "<|endoftext|>"
 # What published tokenizers call their end of text, in the order in which they are tried.
@@ -86,13 +86,19 @@ class Tokenizer:
         """One more than the largest id."""
         return max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
-    def encode_documents(self, texts: Iterable[str]) -> Iterator[npt.NDArray[np.uint32]]:
-        """The ids of each text, in order, each with the end token behind."""
+    def encode_documents(
+        self, texts: Iterable[str], *, is_alone: bool = True
+    ) -> Iterator[npt.NDArray[np.uint32]]:
+        """The ids of each text, in order, each with the end token behind.
+
+        On all cores, or on one where other processes work beside this one; the ids are the same.
+        """
         end = np.array([self.end_token], dtype=np.uint32)
-        for group in _groups(texts):
+        for group in _groups(texts) if is_alone else ([text] for text in texts):
             parts = [list(cut(text, _PART_CHARACTERS)) for text in group]
-            encoded = iter(
-                self._inner.encode_batch_fast(list(chain(*parts)), add_special_tokens=False)
+            batches = [list(chain(*parts))] if is_alone else [[piece] for piece in chain(*parts)]
+            encoded = chain.from_iterable(
+                self._inner.encode_batch_fast(batch, add_special_tokens=False) for batch in batches
             )
             for pieces in parts:
                 ids = [np.array(next(encoded).ids, dtype=np.uint32) for _ in pieces]

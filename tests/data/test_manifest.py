@@ -12,7 +12,8 @@ from keepstep.data.manifest import MANIFEST, is_prepared, read_manifest
 def test_a_manifest_is_read_back_as_written(prepared: Path) -> None:
     manifest = read_manifest(prepared)
     assert manifest.to_json() == (prepared / MANIFEST).read_text()
-    assert {file.name for file in manifest.files} | {MANIFEST} == {
+    locks = {"keepstep-train.lock", "keepstep-eval.lock"}
+    assert {file.name for file in manifest.files} | {MANIFEST} | locks == {
         path.name for path in prepared.iterdir()
     }
 

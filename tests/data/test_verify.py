@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from keepstep.data import CorruptDataError, inspect, verify
 
-FILES = ["manifest.json", "tokenizer.json", "train-00000.npy", "eval-00000.npy"]
+FILES = [
+    "manifest.json",
+    "tokenizer.json",
+    "CARD.md",
+    "keepstep-train.lock",
+    "keepstep-eval.lock",
+    *(f"{split}-{rest}.npy" for split in ("train", "eval") for rest in ("00000", "documents")),
+]
 
 
 def test_a_fresh_folder_has_no_problems(prepared: Path) -> None:

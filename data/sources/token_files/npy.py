@@ -2,13 +2,17 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
+import numpy.typing as npt
+import xxhash
 from numpy.lib import format as npy
 
 from ...dataset import Dataset
 from ...errors import CorruptDataError, DataError
-from ...manifest import MANIFEST, parse_manifest
+from ...manifest import MANIFEST, FileFacts, parse_manifest
 from ...store import Store, StoredObject
 from ..listing import RESTORE, Listing
 from .documents import with_documents
@@ -40,7 +44,8 @@ def survey(store: Store, url: str, *, end_token: int | None = None) -> Dataset:
 def survey_prepared(
     store: Store, url: str, *, split: str | None = None, end_token: int | None = None
 ) -> Dataset:
-    """Reads the manifest of a folder that `keepstep data prepare` wrote, and its shards' headers.
+    """Reads the manifest of a folder that `keepstep data prepare` wrote, its shards' headers, and
+    where documents begin, if it says so; else, with `end_token`, every byte to find that out.
 
     Raises:
         DataError: no manifest, or no such split; None is "train".
@@ -73,7 +78,21 @@ def survey_prepared(
             url, f"{dataset.counts.sum()} tokens", f"{sum(counts)} of {manifest.dtype}", RESTORE
         )
     dataset.facts["end_token"] = manifest.end_token
-    return with_documents(store, dataset, end_token)
+    starts = manifest.splits[split].starts
+    if starts is None or end_token not in (None, manifest.end_token):
+        return with_documents(store, dataset, end_token)
+    found_starts = _starts(store, listing.need(starts.name, found.url), starts)
+    return replace(dataset, arrays={**dataset.arrays, "documents": found_starts})
+
+
+def _starts(store: Store, obj: StoredObject, facts: FileFacts) -> npt.NDArray[np.int64]:
+    """The first token of each document, from the file that keeps them."""
+    content = bytes(store.read(obj, 0, obj.size))
+    digest = xxhash.xxh3_128_hexdigest(content)
+    if digest != facts.digest:
+        raise CorruptDataError(obj.url, f"digest {digest}", f"digest {facts.digest}", RESTORE)
+    found: npt.NDArray[np.int64] = np.load(BytesIO(content), allow_pickle=False)
+    return found
 
 
 def _dataset(

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from keepstep.data import DataError
-from keepstep.data.prepare.corpora import named_corpus
+from keepstep.data.prepare.text.corpora import named_corpus
 
 
 def test_shakespeare_is_38_plays_of_five_megabytes() -> None:

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from keepstep.data import DataError
-from keepstep.data.prepare.files import list_files
+from keepstep.data.prepare.text.files import list_files
 
 
 @pytest.fixture

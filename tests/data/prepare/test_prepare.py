@@ -150,11 +150,11 @@ def test_a_process_killed_half_way_leaves_nothing_taken_for_done(
 
     assert status_of(in_a_fork(body)) == 9
     left = [path.name for path in (tmp_path / "cache").iterdir()]
-    assert any(".partial-" in name for name in left)
+    assert any(name.endswith(".work") for name in left)
     assert all(name.startswith(".") for name in left)
     folder = prepare(configure(), report=silent)
     assert verify(folder) == []
-    assert not list(folder.parent.glob(".*.partial-*"))
+    assert not list(folder.parent.glob(".*.work"))
 
 
 def test_two_processes_at_once_prepare_once(configure: Configure, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_waiting_for_another_process_has_an_end(configure: Configure) -> None:
     try:
         cache = Path(str(configure().cache.folder))
         deadline = time.monotonic() + 5
-        while not list(cache.glob(".*.partial-*")) and time.monotonic() < deadline:
+        while not list(cache.glob(".*.work")) and time.monotonic() < deadline:
             time.sleep(0.01)
         with pytest.raises(TimeoutError):
             prepare(configure(), report=silent, lock_seconds=0.05)
@@ -250,7 +250,7 @@ def test_too_little_text_is_refused_and_leaves_nothing(
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+def test_a_full_disk_is_one_sentence_and_what_is_done_stays_hidden(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(handle: int) -> None:
@@ -259,7 +259,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DataError, match=r"data.cache.folder: found .*\(No space left on device\)"):
         prepare(configure(), report=silent)
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert all(path.name.startswith(".") for path in (tmp_path / "cache").iterdir())
+    monkeypatch.undo()
+    assert verify(prepare(configure(), report=silent)) == []
 
 
 def test_tokens_without_a_folder_of_tokens_are_refused(configure: Configure) -> None:
@@ -287,7 +289,7 @@ def test_text_that_changes_while_it_is_read_is_refused(
     def empty_one(line: str) -> None:
         (folder / "3.txt").write_text("")
 
-    with pytest.raises(DataError, match="found 4 documents where a first reading found 5"):
+    with pytest.raises(DataError, match=r"found 3.txt changed since it was first read"):
         prepare(configure(path=str(folder)), report=empty_one)
 
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import xxhash
 
-from keepstep.data.prepare.shards import ShardWriter, token_dtype, write_file
+from keepstep.data.prepare.shards import (
+    entropy_nats,
+    span,
+    token_dtype,
+    write_array,
+    write_file,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,17 +22,21 @@ def test_the_type_is_the_smallest_that_holds_every_id(size: int, dtype: str) -> 
     assert token_dtype(size) == dtype
 
 
-def test_shards_joined_are_the_documents_in_order(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, "train", 70_000, shard_bytes=64)
-    documents = [np.arange(start, start + 11, dtype=np.uint32) for start in (0, 500, 69_000)]
-    for document in documents:
-        writer.add(document)
-    facts = writer.close()
-    loaded = [np.load(tmp_path / shard.name) for shard in facts.shards]
-    assert [shard.name for shard in facts.shards] == [f"train-{n:05d}.npy" for n in range(3)]
-    assert (np.concatenate(loaded) == np.concatenate(documents)).all()
-    assert (facts.documents, facts.tokens, loaded[0].dtype) == (3, 33, np.uint32)
-    assert [shard.tokens for shard in facts.shards] == [16, 16, 1]
+def test_a_span_of_arrays_is_that_of_their_concatenation() -> None:
+    arrays = [np.arange(5), np.arange(0), np.arange(5, 12)]
+    for start in range(12):
+        for stop in range(start, 13):
+            joined = np.concatenate([np.empty(0, int), *span(arrays, start, stop)])
+            assert joined.tolist() == list(range(start, min(stop, 12)))
+
+
+def test_an_array_written_in_pieces_is_an_ordinary_npy(tmp_path: Path) -> None:
+    pieces = [np.array([1, 2], dtype=np.uint16), np.array([70], dtype=np.uint16)]
+    facts = write_array(tmp_path / "a.npy", pieces, 3, "uint16")
+    loaded = np.load(tmp_path / "a.npy")
+    assert (loaded.tolist(), loaded.dtype) == ([1, 2, 70], np.uint16)
+    content = (tmp_path / "a.npy").read_bytes()
+    assert (facts.bytes, facts.digest) == (len(content), xxhash.xxh3_128_hexdigest(content))
 
 
 def test_facts_of_a_file_are_those_of_its_bytes(tmp_path: Path) -> None:
@@ -36,8 +46,6 @@ def test_facts_of_a_file_are_those_of_its_bytes(tmp_path: Path) -> None:
     assert facts.digest == xxhash.xxh3_128_hexdigest(b"content")
 
 
-def test_entropy_is_that_of_the_token_frequencies(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, "train", 1000)
-    writer.add(np.array([0, 1, 2, 3] * 5, dtype=np.uint32))
-    writer.close()
-    assert writer.entropy_nats() == pytest.approx(np.log(4))
+def test_entropy_is_that_of_the_token_frequencies() -> None:
+    assert entropy_nats(np.array([5, 0, 5, 5, 5])) == pytest.approx(np.log(4))
+    assert entropy_nats(np.zeros(4, dtype=np.int64)) == 0

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from keepstep.data.prepare.split import held_out, survey
+from keepstep.data.prepare.stages.split import held_out
+from keepstep.data.prepare.stages.survey import split_hash
 
 
 def hashes(count: int, seed: int = 0) -> np.ndarray:
-    return survey(((f"document {n}", "x") for n in range(count)), seed).hashes
+    found = (split_hash(f"document {n}", seed) for n in range(count))
+    return np.fromiter(found, np.uint64, count)
 
 
 def test_about_the_asked_share_is_held_out() -> None:
@@ -28,8 +30,3 @@ def test_another_seed_holds_out_others() -> None:
 def test_no_side_is_empty(count: int, fraction: float) -> None:
     held = held_out(hashes(count), fraction)
     assert 0 < held.sum() < count
-
-
-def test_a_survey_counts_documents_and_characters() -> None:
-    found = survey([("a", "xyz"), ("b", "")], 0)
-    assert (len(found), found.characters) == (2, 3)

@@ -11,7 +11,7 @@ from keepstep.data.access import LocalAccess
 from keepstep.data.lock import lock
 from keepstep.data.manifest import read_manifest
 from keepstep.data.packing import Chunks
-from keepstep.data.prepare.shards import ShardWriter
+from keepstep.data.prepare.shards import write_array
 from keepstep.data.sources.open import open_tokens
 from keepstep.data.store import LocalStore
 
@@ -33,11 +33,11 @@ def test_sample_k_is_tokens_kT_to_kT_plus_T(prepared: Path, split: str, length: 
 
 
 def test_samples_cross_shard_ends_unharmed(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, "train", 1000, shard_bytes=10)
-    for piece in np.array_split(np.arange(53, dtype=np.uint32), 7):
-        writer.add(piece)
-    assert [shard.tokens for shard in writer.close().shards] == [5] * 10 + [3]
+    pieces = np.split(np.arange(53, dtype=np.uint16), range(5, 53, 5))
+    for place, piece in enumerate(pieces):
+        write_array(tmp_path / f"{place:02d}.npy", [piece], len(piece), "uint16")
     dataset = lock(str(tmp_path), LocalStore())
+    assert dataset.counts.tolist() == [5] * 10 + [3]
     source = Chunks(open_tokens(dataset, LocalAccess(dataset.objects)), 13)
     assert source.read(np.array([3, 0]))["tokens"].tolist() == [
         list(range(39, 53)),

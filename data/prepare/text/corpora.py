@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fsspec
 
-from ..errors import DataError
+from ...errors import DataError
 from .files import SourceFile
 
 _NOT_THE_LIBRARY = {"site-packages", "dist-packages", "__pycache__"}
