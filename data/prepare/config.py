@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 
 from .text.filters import parse_filters
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class Normalise(StrEnum):
@@ -75,6 +78,9 @@ class PrepareConfig:
     """Bytes of tokens in a shard; at least 1024."""
 
     def __post_init__(self) -> None:
+        self.normalise = _choice("normalise", self.normalise, Normalise)
+        self.deduplicate = _choice("deduplicate", self.deduplicate, Deduplicate)
+        self.on_bad = _choice("on_bad", self.on_bad, OnBad)
         parse_filters(self.filters)
         for name, least in (
             ("near_permutations", 16),
@@ -95,3 +101,14 @@ class PrepareConfig:
                 f"data.prepare.near_threshold: found {self.near_threshold}, needed a number "
                 "between 0 and 1, both excluded; set data.prepare.near_threshold=0.8"
             )
+
+
+def _choice(name: str, found: str, kind: type[Choice]) -> Choice:
+    """The member that a word stands for, so that it may be given as a plain string too."""
+    try:
+        return kind(found)
+    except ValueError as error:
+        raise ValueError(
+            f"data.prepare.{name}: found {found!r}, needed one of {', '.join(kind)}; set "
+            f"data.prepare.{name}={next(iter(kind))} or leave it out"
+        ) from error

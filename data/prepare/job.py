@@ -8,7 +8,7 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from .config import Deduplicate, Normalise, OnBad, PrepareConfig
+from .config import PrepareConfig
 from .text.files import SourceFile
 from .text.parts import Part, cut_parts
 from .work import Work, publish
@@ -75,12 +75,6 @@ def load_job(work: Path) -> Job:
     """The job that `save` wrote."""
     body = json.loads((work / _JOB).read_bytes())
     filesystem, _ = url_to_fs(body["url"])
-    settings = body.pop("settings")
-    settings |= {
-        "normalise": Normalise(settings["normalise"]),
-        "deduplicate": Deduplicate(settings["deduplicate"]),
-        "on_bad": OnBad(settings["on_bad"]),
-    }
     files = [
         SourceFile(name, path, size, stamp, filesystem)
         for name, path, size, stamp in body.pop("files")
@@ -89,6 +83,6 @@ def load_job(work: Path) -> Job:
         work=work,
         folder=Path(body.pop("folder")),
         files=files,
-        settings=PrepareConfig(**settings),
+        settings=PrepareConfig(**body.pop("settings")),
         **body,
     )

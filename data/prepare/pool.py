@@ -159,12 +159,16 @@ def _verdict(worker: _Worker) -> int:
         raise DataError(said["text"])
     if said["kind"] == "os":
         raise OSError(said["errno"], said["text"])
-    raise RuntimeError(f"a worker that prepares {worker.order} failed:\n{said['text']}")
+    raise RuntimeError(f"a worker at {_said(worker)} failed:\n{said['text']}")
 
 
 def _gone(worker: _Worker) -> ChildProcessError:
     return ChildProcessError(
-        f"data.prepare.workers: found worker {worker.pid} gone at {worker.order}, needed it to "
+        f"data.prepare.workers: found worker {worker.pid} gone at {_said(worker)}, needed it to "
         "finish (a machine short of memory ends processes); run the same command again, with fewer "
         "workers if need be, and it goes on from what is done"
     )
+
+
+def _said(worker: _Worker) -> str:
+    return "no work" if worker.order is None else f"part {worker.order[1]} of {worker.order[0]}"

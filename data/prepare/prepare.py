@@ -119,11 +119,11 @@ def prepare(
     files = list_files(config.path) if config.path is not None else named_corpus(config.name)
     tokenizer = None if config.tokenizer is None else Tokenizer.load(config.tokenizer)
     job = _job(config, files, settings, tokenizer, out)
-    if _is_whole(job, report):
+    if _is_whole(job, report) and (rank or not job.work.exists()):
         return job.folder
     thing = "the folder to write to" if out is not None else "data.cache.folder"
     with said_in_a_sentence(thing, job.folder if out is not None else job.folder.parent):
-        if out is not None:
+        if out is not None and not _is_whole(job, lambda line: None):
             check_empty(job.folder)
         if rank == 0:
             with alone(job.folder, report, lock_seconds):
