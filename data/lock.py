@@ -18,7 +18,6 @@ from .config import DataFormat
 from .dataset import Dataset
 from .errors import CorruptDataError, DataError
 from .sources.detect import detect
-from .sources.open import RECORD_FORMATS
 from .sources.records import arrow, jsonl, litdata, mds, parquet, webdataset
 from .sources.token_files import megatron, npy, raw
 from .store import Store, StoredObject
@@ -200,8 +199,3 @@ class _Done:
             return
         with self._path.open("a") as stream:
             stream.write("\n" + json.dumps([name, obj.size, obj.tag, self._extent, digests]))
-
-
-def is_records(dataset: Dataset) -> bool:
-    """Whether the dataset holds records, not tokens."""
-    return dataset.format in RECORD_FORMATS

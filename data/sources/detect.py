@@ -29,7 +29,7 @@ def detect(store: Store, url: str, *, split: str | None = None) -> DataFormat:
         return DataFormat.webdataset
     try:
         listing = Listing.of(store, url)
-    except MissingError:
+    except DataError:
         if all(_is_there(store, base_url(url) + suffix) for suffix in (".bin", ".idx")):
             return DataFormat.megatron
         raise

@@ -38,7 +38,7 @@ class Listing:
             DataError: nothing is there.
         """
         base = base_url(url)
-        found = store.list(base)
+        found = list_or_none(store, base)
         if not found:
             raise DataError(
                 f"{url}: found no objects, needed the folder of a dataset; correct the URL"
@@ -71,6 +71,14 @@ class Listing:
         """The objects whose names end so, whatever the case, in order of their names."""
         names = sorted(name for name in self.objects if name.lower().endswith(suffixes))
         return [self.objects[name] for name in names]
+
+
+def list_or_none(store: Store, url: str) -> list[StoredObject]:
+    """What lies at or below `url`: nothing where there is no such folder, as buckets have it."""
+    try:
+        return store.list(url)
+    except MissingError:
+        return []
 
 
 def read_json(store: Store, obj: StoredObject) -> dict[str, Any]:

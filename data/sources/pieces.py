@@ -6,17 +6,35 @@ Nothing is tried twice here: give a store that does.
 import bz2
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any, final
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, final
 
 from ..access.packing import unpack
 from ..errors import CorruptDataError, DataError
 from ..store import Store, StoredObject
 from .listing import RESTORE
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 PIECE_BYTES = 4 << 20
+_TASKS = 16
 # Packed bytes that are unpacked at once, so that no piece of them grows to much memory.
 _STEP_BYTES = 32 << 10
+
+
+def in_parallel(task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """task(item) for each item, in order, a few at once: a survey waits for answers, not for work.
+
+    The first error is raised, and what was not begun is left.
+    """
+    with ThreadPoolExecutor(_TASKS, thread_name_prefix="survey") as pool:
+        tasks = [pool.submit(task, item) for item in items]
+        try:
+            return [one.result() for one in tasks]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 @final

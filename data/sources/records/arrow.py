@@ -4,7 +4,8 @@ A survey hops from message to message; a record batch is what is read and decode
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,16 +13,16 @@ from ...access import Access, Ranges
 from ...dataset import Dataset
 from ...errors import CorruptDataError, DataError
 from ...store import Store, StoredObject
-from ..codecs.arrow import BATCH, DICTIONARY, END, SCHEMA, messages
+from ..codecs.arrow import BATCH, DICTIONARY, END, SCHEMA, Message, messages
 from ..codecs.columns import TableRows, check_names, import_arrow
 from ..listing import RESTORE, Listing
-from ..pieces import Window
+from ..pieces import Window, in_parallel
 from ..source import Records
 from .grouped import GroupRecords, Rows, group_arrays
 
 SUFFIXES = (".arrow", ".feather", ".ipc", ".arrows")
 MAGIC = b"ARROW1"
-_HOP_BYTES = 64 << 10
+HOP_BYTES = 64 << 10
 
 
 def survey(store: Store, url: str) -> Dataset:
@@ -38,31 +39,46 @@ def survey(store: Store, url: str) -> Dataset:
             f"{url}: found no .arrow, .feather or .ipc objects, needed at least one; correct the "
             "URL"
         )
-    windows = [Window.of(store, obj, _HOP_BYTES) for obj in objects]
-    return dataset_of(
-        "arrow", listing.url, objects, [(window, *_span(window)) for window in windows]
-    )
+    streams = in_parallel(lambda obj: read_stream(Window.of(store, obj, HOP_BYTES), _span), objects)
+    return dataset_of("arrow", listing.url, objects, [stream for stream in streams if stream])
+
+
+class Stream(NamedTuple):
+    """The columns and messages of one object."""
+
+    columns: list[str]
+    messages: list[Message]
+
+
+def read_stream(window: Window, span: Callable[[Window], tuple[int, int] | None]) -> Stream | None:
+    """The messages in the span of bytes that `span` finds; None where it finds none.
+
+    Raises:
+        CorruptDataError: the stream is damaged, or has no schema.
+        DataError: there is no pyarrow.
+    """
+    where = span(window)
+    if where is None:
+        return None
+    found = list(messages(window, *where))
+    if not found or found[0].kind != SCHEMA:
+        raise CorruptDataError(window.url, "no schema", "one before its batches", RESTORE)
+    schema = window.at(found[0].start, found[0].stop - found[0].start)
+    return Stream(_columns(schema, window.url), found)
 
 
 def dataset_of(
-    format: str, url: str, objects: list[StoredObject], streams: Sequence[tuple[Window, int, int]]
+    format: str, url: str, objects: list[StoredObject], streams: Sequence[Stream]
 ) -> Dataset:
-    """A dataset of the streams of messages in [start, stop) of each object.
+    """A dataset of the streams of messages of its objects.
 
     Raises:
-        CorruptDataError: a stream is damaged, or has no schema.
-        DataError: columns differ, or there is no pyarrow.
+        DataError: columns differ.
     """
     groups: list[tuple[int, int, int, int]] = []
     heads: list[tuple[int, int, int, int]] = []
-    names: list[str] | None = None
-    for place, (window, start, stop) in enumerate(streams):
-        found = list(messages(window, start, stop))
-        if not found or found[0].kind != SCHEMA:
-            raise CorruptDataError(window.url, "no schema", "one before its batches", RESTORE)
-        columns = _columns(window.at(found[0].start, found[0].stop - found[0].start), window.url)
-        names = names or columns
-        check_names(columns, names, window.url)
+    for place, (columns, found) in enumerate(streams):
+        check_names(columns, streams[0].columns, objects[place].url)
         heads += [(place, 0, m.start, m.stop) for m in found if m.kind in (SCHEMA, DICTIONARY)]
         groups += [(place, m.rows, m.start, m.stop) for m in found if m.kind == BATCH]
     table = group_arrays(groups)
@@ -73,7 +89,7 @@ def dataset_of(
         url=url,
         objects=objects,
         counts=rows.astype(np.int64),
-        facts={"columns": names or []},
+        facts={"columns": streams[0].columns if streams else []},
         arrays={
             **table,
             **{

@@ -15,7 +15,7 @@ from ...dataset import Dataset
 from ...errors import CorruptDataError, DataError
 from ...store import Store
 from ..listing import RESTORE
-from ..pieces import Window
+from ..pieces import Window, in_parallel
 from ..source import Ids, Record, Records
 from .grouped import GroupRecords, Rows, group_arrays
 
@@ -36,9 +36,11 @@ def survey(store: Store, dataset: Dataset) -> Dataset:
     groups: list[tuple[int, int, int, int]] = []
     raws: list[Ids] = []
     ends: list[Ids] = []
-    for place, obj in enumerate(dataset.objects):
-        window = Window.of(store, obj, 64 << 10)
-        found, offsets = _head(window, int(dataset.counts[place]))
+    read = in_parallel(
+        lambda pair: _head(Window.of(store, pair[0], 64 << 10), pair[1]),
+        zip(dataset.objects, dataset.counts.tolist(), strict=True),
+    )
+    for place, (found, offsets) in enumerate(read):
         groups += [
             (place, rows, start, start + packed) for _, rows, start, packed, _ in found.tolist()
         ]

@@ -15,7 +15,7 @@ from ...errors import DataError
 from ...store import Store, StoredObject
 from ..codecs.mds import json_decoder
 from ..listing import Listing
-from ..pieces import pieces
+from ..pieces import in_parallel, pieces
 from ..source import Ids, Records
 from .offsets import KnownOffsets
 from .sampled import SampleRecords
@@ -39,12 +39,12 @@ def survey(store: Store, url: str) -> Dataset:
         raise DataError(
             f"{url}: found no .jsonl or .ndjson objects, needed at least one; correct the URL"
         )
-    objects, tables = [], []
-    for obj in found:
-        obj = replace(obj, packing=packing_of(obj.url))
-        offsets = line_offsets(store, obj)
-        objects.append(replace(obj, raw_size=int(offsets[-1])) if obj.packing else obj)
-        tables.append(offsets)
+    packed = [replace(obj, packing=packing_of(obj.url)) for obj in found]
+    tables = in_parallel(lambda obj: line_offsets(store, obj), packed)
+    objects = [
+        replace(obj, raw_size=int(offsets[-1])) if obj.packing else obj
+        for obj, offsets in zip(packed, tables, strict=True)
+    ]
     return Dataset(
         format="jsonl",
         url=listing.url,

@@ -16,16 +16,15 @@ from ...errors import CorruptDataError, DataError
 from ...store import Store, StoredObject
 from ..codecs.litdata import item_decoder, token_dtype
 from ..listing import RESTORE, Listing, read_index, take, take_strings
-from ..pieces import Window
+from ..pieces import Window, in_parallel
 from ..source import Record, Records
 from ..token_files.documents import with_documents
 from . import frames
-from .arrow import dataset_of, file_stream, open_arrow
+from .arrow import HOP_BYTES, dataset_of, file_stream, open_arrow, read_stream
 from .offsets import CountedHeaders, check_counted, header_offsets
 from .sampled import SampleRecords
 
 _ROWS_MAGIC = b"LDARW01\0"
-_HOP_BYTES = 64 << 10
 
 
 def survey(store: Store, url: str, *, end_token: int | None = None) -> Dataset:
@@ -138,21 +137,18 @@ def _tokens(
 
 def _rows(store: Store, dataset: Dataset) -> Dataset:
     """The dataset with the batches of its chunks' Arrow files, where they have one at the end."""
-    windows = [Window.of(store, obj, _HOP_BYTES) for obj in dataset.objects]
-    spans = [_arrow_file(window) for window in windows]
-    if not any(spans):
+    streams = in_parallel(
+        lambda obj: read_stream(Window.of(store, obj, HOP_BYTES), _arrow_file), dataset.objects
+    )
+    with_rows = [stream for stream in streams if stream is not None]
+    if not with_rows:
         return dataset
-    streams = [
-        (window, *file_stream(window, *span))
-        for window, span in zip(windows, spans, strict=True)
-        if span is not None
-    ]
-    if len(streams) != len(spans):
+    if len(with_rows) != len(streams):
         raise DataError(
             f"{dataset.url}: found chunks with rows and chunks with items, needed one kind; write "
             "the data again"
         )
-    found = dataset_of("litdata", dataset.url, list(dataset.objects), streams)
+    found = dataset_of("litdata", dataset.url, list(dataset.objects), with_rows)
     if not np.array_equal(found.counts, dataset.counts):
         raise CorruptDataError(
             dataset.url,
@@ -171,4 +167,4 @@ def _arrow_file(window: Window) -> tuple[int, int] | None:
         raise CorruptDataError(
             window.url, f"rows of {length} bytes", f"fewer than {window.size}", RESTORE
         )
-    return window.size - 12 - length, window.size - 12
+    return file_stream(window, window.size - 12 - length, window.size - 12)

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ..codecs.columns import TableRows, check_names, import_arrow
 from ..codecs.thrift import read_struct
 from ..kept import Kept
 from ..listing import RESTORE, Listing
+from ..pieces import in_parallel
 from ..source import Records
 from .grouped import GroupRecords, Rows, group_arrays
 
@@ -34,18 +35,10 @@ def survey(store: Store, url: str) -> Dataset:
     objects = listing.ending(*SUFFIXES)
     if not objects:
         raise DataError(f"{url}: found no .parquet objects, needed at least one; correct the URL")
-    groups: list[tuple[int, int, int, int]] = []
-    footers: list[int] = []
-    names: list[str] | None = None
-    for place, obj in enumerate(objects):
-        footer = _footer(store, obj)
-        facts = _parse(footer, obj)
-        columns = list(facts.schema.to_arrow_schema().names)
-        names = names or columns
-        check_names(columns, names, obj.url)
-        footers.append(obj.size - len(footer))
-        spans = _spans(footer, obj)
-        groups += [(place, *span) for span in spans]
+    footers = in_parallel(lambda obj: _read_footer(store, obj), objects)
+    for obj, footer in zip(objects, footers, strict=True):
+        check_names(footer.columns, footers[0].columns, obj.url)
+    groups = [(place, *span) for place, footer in enumerate(footers) for span in footer.spans]
     table = group_arrays(groups)
     counts = np.bincount(table["group_places"], table["group_rows"], minlength=len(objects))
     return Dataset(
@@ -53,8 +46,8 @@ def survey(store: Store, url: str) -> Dataset:
         url=listing.url,
         objects=objects,
         counts=counts.astype(np.int64),
-        facts={"columns": names or []},
-        arrays={**table, "footers": np.array(footers, dtype=np.int64)},
+        facts={"columns": footers[0].columns},
+        arrays={**table, "footers": np.array([footer.start for footer in footers], dtype=np.int64)},
     )
 
 
@@ -141,6 +134,18 @@ class _Part(io.RawIOBase):
             raise OSError(f"bytes {self._place} to {self._start + stop} lie outside of the group")
         self._place = self._start + stop
         return bytes(self._body[start:stop])
+
+
+class _Footer(NamedTuple):
+    start: int
+    columns: list[str]
+    spans: list[tuple[int, int, int]]
+
+
+def _read_footer(store: Store, obj: StoredObject) -> _Footer:
+    footer = _footer(store, obj)
+    columns = list(_parse(footer, obj).schema.to_arrow_schema().names)
+    return _Footer(obj.size - len(footer), columns, _spans(footer, obj))
 
 
 def _footer(store: Store, obj: StoredObject) -> bytes:

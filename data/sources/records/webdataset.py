@@ -21,7 +21,7 @@ from ...store import Store, StoredObject
 from ...table import relative
 from ..codecs import tar
 from ..listing import RESTORE, Listing, base_url, read_json, take
-from ..pieces import PIECE_BYTES, Window, pieces
+from ..pieces import PIECE_BYTES, Window, in_parallel, pieces
 from ..source import Ids, Record, Records
 from .offsets import KnownOffsets, Offsets, header_offsets
 from .sampled import SampleRecords
@@ -43,16 +43,13 @@ def survey(store: Store, url: str) -> Dataset:
     indexes = [listing.objects.get(f"{listing.name(obj)}.idx") for obj in tars]
     if counts is not None and not all(indexes):
         return _dataset(listing, tars, np.array(counts, dtype=np.int64), None)
-    tables = []
-    for place, (obj, index) in enumerate(zip(tars, indexes, strict=True)):
-        tars[place], offsets = _indexed(store, obj, index)
-        tables.append(offsets)
-        if counts is not None and counts[place] != len(offsets) - 1:
-            raise CorruptDataError(
-                obj.url, f"{len(offsets) - 1} samples", f"{counts[place]} by {url}", RESTORE
-            )
-    sizes = np.array([len(offsets) - 1 for offsets in tables], dtype=np.int64)
-    return _dataset(listing, tars, sizes, np.concatenate(tables))
+    found = in_parallel(lambda pair: _indexed(store, *pair), zip(tars, indexes, strict=True))
+    sizes = np.array([len(offsets) - 1 for _, offsets in found], dtype=np.int64)
+    for (obj, _), size, count in zip(found, sizes.tolist(), counts or sizes.tolist(), strict=True):
+        if size != count:
+            raise CorruptDataError(obj.url, f"{size} samples", f"{count} by {url}", RESTORE)
+    offsets = np.concatenate([offsets for _, offsets in found])
+    return _dataset(listing, [obj for obj, _ in found], sizes, offsets)
 
 
 def _dataset(

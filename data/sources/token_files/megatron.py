@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ...dataset import Dataset
-from ...errors import CorruptDataError, DataError, MissingError
+from ...errors import CorruptDataError, DataError
 from ...store import Store, StoredObject
-from ..listing import RESTORE, Listing, base_url
+from ..listing import RESTORE, Listing, base_url, list_or_none
+from ..pieces import in_parallel
 from ..source import Ids
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -28,10 +29,10 @@ def survey(store: Store, url: str) -> Dataset:
         CorruptDataError: an index is damaged, or does not fit its .bin.
     """
     listing, prefixes = _pairs(store, url)
-    pairs = []
-    for prefix in prefixes:
-        data = listing.need(f"{prefix}.bin", f"{prefix}.idx")
-        pairs.append((data, _index(store, listing.objects[f"{prefix}.idx"], data)))
+    names = [(f"{prefix}.bin", f"{prefix}.idx") for prefix in prefixes]
+    objects = [(listing.need(data, index), listing.objects[index]) for data, index in names]
+    indexes = in_parallel(lambda pair: _index(store, pair[1], pair[0]), objects)
+    pairs = [(data, index) for (data, _), index in zip(objects, indexes, strict=True)]
     dtypes = sorted({index.dtype for _, index in pairs})
     if len(dtypes) > 1:
         raise DataError(
@@ -64,10 +65,7 @@ class _Index(NamedTuple):
 def _pairs(store: Store, url: str) -> tuple[Listing, list[str]]:
     """The folder's listing, and what both names of each pair begin with."""
     base = base_url(url).removesuffix(".idx").removesuffix(".bin")
-    try:
-        found = [obj for obj in store.list(base) if obj.url.startswith(base + "/")]
-    except MissingError:
-        found = []
+    found = [obj for obj in list_or_none(store, base) if obj.url.startswith(base + "/")]
     if found:
         listing = Listing(base, found)
         prefixes = [listing.name(obj)[: -len(".idx")] for obj in listing.ending(".idx")]

@@ -15,6 +15,7 @@ from ...errors import CorruptDataError, DataError
 from ...manifest import MANIFEST, FileFacts, parse_manifest
 from ...store import Store, StoredObject
 from ..listing import RESTORE, Listing
+from ..pieces import in_parallel
 from .documents import with_documents
 
 _HEAD_BYTES = 4096
@@ -102,7 +103,7 @@ def _dataset(
     format: str,
     digests: dict[str, str],
 ) -> Dataset:
-    heads = [_head(store, obj) for obj in objects]
+    heads = in_parallel(lambda obj: _head(store, obj), objects)
     dtypes = sorted({dtype for _, _, dtype in heads})
     if len(dtypes) > 1:
         raise DataError(

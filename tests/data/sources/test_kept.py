@@ -13,7 +13,7 @@ from keepstep.data.access import LocalAccess, Ranges
 from keepstep.data.lock import lock
 from keepstep.data.sources.kept import Kept
 from keepstep.data.sources.open import open_records
-from keepstep.data.sources.pieces import Window
+from keepstep.data.sources.pieces import Window, in_parallel
 from keepstep.data.sources.records.offsets import CountedHeaders, header_offsets
 from keepstep.data.store import LocalStore
 
@@ -145,3 +145,9 @@ def test_a_window_reads_ahead_and_skips_what_is_not_asked_for() -> None:
         CorruptDataError, match="/d/x: found an end at byte 1024, needed bytes 1020"
     ):
         window.at(1020, 5)
+
+
+def test_tasks_at_once_keep_their_order_and_the_first_error_is_raised() -> None:
+    assert in_parallel(lambda n: n * n, range(40)) == [n * n for n in range(40)]
+    with pytest.raises(ZeroDivisionError):
+        in_parallel(lambda n: 1 // n, [2, 1, 0])
