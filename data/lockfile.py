@@ -162,12 +162,8 @@ def _encode(dataset: Dataset) -> list[bytes | memoryview]:
 
 
 def _digest(header: dict[str, Any], parts: list[memoryview]) -> str:
-    """xxh3-128 over the header without the digest itself and the maker's name, and the columns."""
-    said = {
-        key: value
-        for key, value in header["__metadata__"].items()
-        if key not in ("digest", "created_by")
-    }
+    """xxh3-128 over the header without the digest itself, and the columns."""
+    said = {key: value for key, value in header["__metadata__"].items() if key != "digest"}
     state = xxhash.xxh3_128(json.dumps({**header, "__metadata__": said}, sort_keys=True).encode())
     for part in parts:
         state.update(part)

@@ -46,8 +46,9 @@ class Newcomer(NamedTuple):
     name: ExtentName
     size: int
     """Bytes it costs."""
-    use: float
-    """Its next use; nan unknown."""
+    use: float | None = None
+    """Its next use; nan unknown, None not asked for yet: that takes longer than all the rest, and
+    is of use only where somebody has to go."""
 
 
 class Evicted(NamedTuple):
@@ -178,11 +179,7 @@ class Tier:
     def _keep(
         self, name: ExtentName, content: memoryview, digest: str, demoted: list[Evicted] | None
     ) -> bool:
-        size = disk_cost(len(content))
-        # Asked only where somebody may have to go: it takes longer than all the rest.
-        is_tight = self._needed(size, 0) > 0
-        use = float(self._foresight.uses([name])[0]) if is_tight else float("nan")
-        newcomer = Newcomer(name, size, use)
+        newcomer = Newcomer(name, disk_cost(len(content)))
         digest = digest or xxhash.xxh3_128_hexdigest(content)
         for extra in (0, newcomer.size):  # the file system may be full below our budget
             reserved = self._reserve(newcomer, extra, demoted)
@@ -223,7 +220,7 @@ class Tier:
         """Makes room and begins the file; None where it is published already or not admitted."""
         should_scan = self.account.scan_age() > self._rules.rescan_seconds
         with self._lock:
-            for _ in range(_ATTEMPTS):
+            for _ in range(1 + _ATTEMPTS):
                 with self.account.guard():
                     if should_scan:
                         self.account.scan()
@@ -239,8 +236,11 @@ class Tier:
                 if chosen is Verdict.bypass:
                     self.counters.bypassed += 1
                     return None
-                # Sorted outside the guard, which others may want while next uses are computed.
-                if chosen is None or not self._residents.is_fresh:
+                # Outside of the guard, which others may want while next uses are computed.
+                if newcomer.use is None:
+                    use = float(self._foresight.uses([newcomer.name])[0])
+                    newcomer = newcomer._replace(use=use)
+                elif chosen is None or not self._residents.is_fresh:
                     self._residents.sort(self._folder.touched)
                 elif self.account.scan_age() > _SCAN_AGAIN_SECONDS:
                     should_scan = True
@@ -254,7 +254,7 @@ class Tier:
         needed = self._needed(newcomer.size, extra)
         if needed <= 0:
             return []
-        if not self._residents.is_sorted:
+        if newcomer.use is None or not self._residents.is_sorted:
             return None
         return self._residents.choose(needed, newcomer.use)
 

@@ -49,8 +49,13 @@ def test_documents_are_found_by_the_end_token_where_it_is_told(prepared: Path) -
     found = open_tokens(dataset, LocalAccess(dataset.objects)).documents
     assert found is not None
     assert len(found) == manifest.splits["train"].documents
-    untold = lock(str(prepared), store)
-    assert open_tokens(untold, LocalAccess(untold.objects)).documents is None
+    # What was prepared here says itself where its documents begin; others' arrays do not.
+    said = lock(str(prepared), store)
+    assert np.array_equal(said.arrays["documents"], found)
+    for sidecar in prepared.glob("*-documents.npy"):
+        sidecar.unlink()
+    arrays = lock(str(prepared), store, format=DataFormat.npy)
+    assert open_tokens(arrays, LocalAccess(arrays.objects)).documents is None
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "int64"])
