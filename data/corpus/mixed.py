@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..access import Access, NextUse
 from ..errors import DataError
-from ..sources import Source, Stored
+from ..sources import Source, Stored, read_at, spent
 from ..sources.source import Ids, Times
 
 
@@ -56,17 +56,26 @@ class Mixed:
             if source is not None:
                 source.follow(lambda ids, first=first: next_use(ids + first))  # type: ignore[misc]
 
+    @property
+    def spent(self) -> Mapping[str, float]:
+        return spent(*self._sources)
+
     def read(self, ids: Ids) -> dict[str, Tensor]:
         """The samples, in the order asked for.
 
         Raises:
             DataError: the sources' samples have other names or shapes than one another.
         """
+        return self.read_at(ids, np.zeros_like(ids))
+
+    def read_at(self, ids: Ids, epochs: Ids) -> dict[str, Tensor]:
+        """As `read`; each epoch is that of the sample's own source."""
         owners = self._owners(ids)
-        parts = {
-            number: self._sources[number].read(ids[owners == number] - self._firsts[number])
-            for number in np.unique(owners).tolist() or [0]
-        }
+        parts = {}
+        for number in np.unique(owners).tolist() or [0]:
+            here = owners == number
+            own = ids[here] - self._firsts[number]
+            parts[number] = read_at(self._sources[number], own, epochs[here])
         rows = self._empty(len(ids), parts)
         for number, part in parts.items():
             for name, one in part.items():

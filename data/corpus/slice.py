@@ -1,13 +1,13 @@
 """Consecutive samples of a source as a source of their own. Reads nothing itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import numpy as np
 from torch import Tensor
 
 from ..access import Access, NextUse
-from ..sources import Source, Stored
+from ..sources import Source, Stored, read_at, spent
 from ..sources.source import Ids, Times
 
 
@@ -52,6 +52,13 @@ class Slice:
 
     def read(self, ids: Ids) -> dict[str, Tensor]:
         return self._source.read(ids + self._start)
+
+    def read_at(self, ids: Ids, epochs: Ids) -> dict[str, Tensor]:
+        return read_at(self._source, ids + self._start, epochs)
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        return spent(self._source)
 
     def _uses(self, next_use: NextUse, ids: Ids) -> Ids:
         inside = (ids >= self._start) & (ids < self._stop)

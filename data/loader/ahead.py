@@ -16,6 +16,9 @@ _UNKNOWN_RATE = 1e6
 # Where all of it lies in the cache already nothing is ever full; farther than this helps nobody.
 _LONGEST_LEAD = 65_536
 
+EpochsAndIds = tuple[Integers, Integers]
+"""Of some samples: the epoch of each in its own source, and its id."""
+
 
 @final
 class Pace:
@@ -47,7 +50,7 @@ class Ahead(threading.Thread):
     It goes on until the source has enough on its way, and then waits.
     """
 
-    def __init__(self, source: Stored, chunks: Iterator[Integers], pace: Pace) -> None:
+    def __init__(self, source: Stored, chunks: Iterator[EpochsAndIds], pace: Pace) -> None:
         super().__init__(name="keepstep-ahead", daemon=True)
         self._source = source
         self._accesses = source.accesses
@@ -55,7 +58,7 @@ class Ahead(threading.Thread):
         self._pace = pace
         self._stopping = threading.Event()
         self._announced = 0
-        self._ready: queue.SimpleQueue[Integers | Exception] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[EpochsAndIds | Exception] = queue.SimpleQueue()
 
     def run(self) -> None:
         try:
@@ -63,7 +66,7 @@ class Ahead(threading.Thread):
         except Exception as error:  # the reader raises it
             self._ready.put(error)
 
-    def taken(self) -> Iterator[Integers]:
+    def taken(self) -> Iterator[EpochsAndIds]:
         """The chunks, in order; waits for each. For one other thread; ends with `stop`."""
         while True:
             try:
@@ -81,8 +84,8 @@ class Ahead(threading.Thread):
         self.join(timeout_seconds)
 
     def _announce(self) -> None:
-        for ids in self._chunks:
-            self._ready.put(ids)
+        for epochs, ids in self._chunks:
+            self._ready.put((epochs, ids))
             distance = self._announced - self._pace.consumed + np.arange(len(ids))
             self._source.want(ids, time.monotonic() + np.maximum(distance, 0) / self._pace.rate)
             self._announced += len(ids)

@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from ..order.permutation import Integers
-from ..sources import Source, Stored
-from .ahead import Ahead, Pace, following
+from ..sources import Source, Stored, read_at, spent
+from .ahead import Ahead, EpochsAndIds, Pace, following
 from .prefetch import Prefetcher
 from .share import share_microbatches
 from .window import Window
@@ -126,10 +126,10 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _windows(self, position: int, chunks: Iterator[Integers]) -> Iterator[Window]:
-        for ids in chain.from_iterable(map(self._groups, chunks)):
+    def _windows(self, position: int, chunks: Iterator[EpochsAndIds]) -> Iterator[Window]:
+        for epochs, ids in chain.from_iterable(map(self._groups, chunks)):
             begun, before = time.perf_counter(), self._waited()
-            rows = self._source.read(ids)
+            rows = read_at(self._source, ids, epochs)
             seconds = self._waited()
             seconds.subtract(before)
             # Threads of a pool may wait at once, for longer together than the reading took.
@@ -155,14 +155,14 @@ class Loader:
         return next((one.outage for one in self._accesses if one.outage), None)
 
     def _waited(self) -> Counter[str]:
-        """Seconds that reading has waited so far, by cause."""
-        total: Counter[str] = Counter()
+        """Seconds that reading has taken so far, by cause."""
+        total: Counter[str] = Counter(spent(self._source))
         for access in self._accesses:
             total.update(access.waited)
         return total
 
-    def _chunks(self, position: int) -> Iterator[Integers]:
-        """This reader's sample ids, some steps at a time."""
+    def _chunks(self, position: int) -> Iterator[EpochsAndIds]:
+        """This reader's samples, some steps at a time."""
         size = self._microbatch_samples
         mine = slice(self._share.start * size, self._share.stop * size)
         # The order costs some hundred small numpy calls however few samples are asked for: many
@@ -174,13 +174,14 @@ class Loader:
             stop = start + steps * self._batch_samples
             starts = range(start, stop, self._batch_samples)
             arranged = [self._order.arrange(at, self._batch_samples)[mine] for at in starts]
-            yield self._order.samples(np.concatenate(arranged))[1]
+            yield self._order.samples(np.concatenate(arranged))
             start, steps = stop, min(most, 2 * steps)
 
-    def _groups(self, ids: Integers) -> list[Integers]:
+    def _groups(self, samples: EpochsAndIds) -> Iterator[EpochsAndIds]:
         """Steps that are read together, since a few large readings cost less than many small ones:
         not so many that the steps before them are used up meanwhile."""
+        epochs, ids = samples
         steps = max(1, min(self._prefetch // 2, _READ_SAMPLES // self._step_samples))
-        return np.split(
-            ids, range(steps * self._step_samples, len(ids), steps * self._step_samples)
-        )
+        for first in range(0, len(ids), steps * self._step_samples):
+            some = slice(first, first + steps * self._step_samples)
+            yield epochs[some], ids[some]

@@ -3,18 +3,34 @@
 A source knows how many samples it holds and what they are; not in which order they are seen.
 """
 
-from .source import Fixed, FixedColumn, Record, Records, Source, Stored, Tokens
+from .source import (
+    Fixed,
+    FixedColumn,
+    Placed,
+    Record,
+    Records,
+    Source,
+    Stored,
+    Timed,
+    Tokens,
+    read_at,
+    spent,
+)
 from .subset import Subset
 from .tensors import TensorSource
 
 __all__ = [
     "Fixed",
     "FixedColumn",
+    "Placed",
     "Record",
     "Records",
     "Source",
     "Stored",
     "Subset",
     "TensorSource",
+    "Timed",
     "Tokens",
+    "read_at",
+    "spent",
 ]

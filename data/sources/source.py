@@ -3,7 +3,8 @@
 objects --Tokens or Records--> token ids or records of any kind --Source--> rows of tensors
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -56,6 +57,39 @@ class Stored(Protocol):
     def follow(self, next_use: NextUse) -> None:
         """Says how to tell at which position each sample id is next wanted; see `Access.follow`."""
         ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A source whose samples also depend on the epoch that shows them, as random crops do."""
+
+    def read_at(self, ids: Ids, epochs: Ids) -> dict[str, Tensor]:
+        """As `read`: sample ids[i] as epoch epochs[i] shows it, a pure function of the two."""
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A source whose reading takes time beside that of its accesses."""
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        """Seconds that `read` has spent so far, by cause, e.g. "transform"."""
+        ...
+
+
+def read_at(source: Source, ids: Ids, epochs: Ids) -> dict[str, Tensor]:
+    """The samples as those epochs show them, where the source tells epochs apart."""
+    return source.read_at(ids, epochs) if isinstance(source, Placed) else source.read(ids)
+
+
+def spent(*sources: Source) -> Mapping[str, float]:
+    """What reading these has spent so far, by cause, beside what their accesses have waited."""
+    total: Counter[str] = Counter()
+    for source in sources:
+        if isinstance(source, Timed):
+            total.update(source.spent)
+    return total
 
 
 class Records(Protocol):

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from .source import Source
+from .source import Source, read_at
 
 
 class Subset:
@@ -25,3 +25,8 @@ class Subset:
 
     def read(self, ids: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         return self._source.read(self._ids[ids])
+
+    def read_at(
+        self, ids: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]
+    ) -> dict[str, Tensor]:
+        return read_at(self._source, self._ids[ids], epochs)

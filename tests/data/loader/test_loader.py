@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 import numpy as np
@@ -16,14 +16,17 @@ from torch import Tensor
 
 from keepstep.data import (
     Loader,
+    Mixed,
     Order,
     OrderRecipe,
+    Source,
     TensorSource,
     evaluation_batches,
     fit_recipe,
     share_microbatches,
 )
 from keepstep.data.access import NextUse
+from keepstep.data.corpus.slice import Slice
 from keepstep.data.store import StoredObject
 
 SOURCE = TensorSource({"x": torch.arange(90)})
@@ -265,3 +268,47 @@ def test_evaluation_shows_every_sample_once_in_equally_many_batches(readers: int
     assert {len(part) for part in parts} == {-(-90 // (7 * readers))}
     dealt = [batch["x"].tolist() for turn in zip(*parts, strict=True) for batch in turn]
     assert list(chain(*dealt)) == list(range(90))
+
+
+class Shown:
+    """A source that gives back which epoch shows a sample, and says that its reading took time."""
+
+    digest = "shown"
+
+    def __init__(self) -> None:
+        self.spent = {"transform": 0.0}
+
+    def __len__(self) -> int:
+        return 90
+
+    def read(self, ids: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+        return self.read_at(ids, np.zeros_like(ids))
+
+    def read_at(
+        self, ids: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]
+    ) -> dict[str, Tensor]:
+        self.spent["transform"] += 0.5
+        return {"x": torch.from_numpy(ids * 100 + epochs)}
+
+
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: Slice(one, 0, 90)])
+def test_a_source_that_tells_epochs_apart_is_told_them(wrap: Callable[[Source], Source]) -> None:
+    loader = Loader(wrap(Shown()), ORDER, batch_samples=36, microbatch_samples=18)
+    seen = list(chain(*read(loader, 0, 5)))
+    epochs, ids = ORDER.samples(np.concatenate([ORDER.arrange(36 * step, 36) for step in range(5)]))
+    assert seen == (ids * 100 + epochs).tolist()
+    assert sorted(seen) == sorted(sample * 100 + epoch for sample in range(90) for epoch in (0, 1))
+
+
+def test_what_a_source_spends_by_itself_is_part_of_its_windows_seconds() -> None:
+    with Loader(Shown(), ORDER, batch_samples=6, microbatch_samples=2).open(0) as loader:
+        assert [next(loader).seconds["transform"] for _ in range(3)] == [0.5] * 3
+
+
+def test_a_mixture_gives_each_of_its_sources_its_own_epochs() -> None:
+    plain = TensorSource({"x": torch.arange(30)})
+    mixed = Mixed({"plain": plain, "shown": Slice(Shown(), 5, 35)}, [(0, [1.0, 1.0])])
+    ids, epochs = np.array([3, 31, 59, 0]), np.array([9, 1, 2, 9])
+    assert mixed.read_at(ids, epochs)["x"].tolist() == [3, 601, 3402, 0]
+    assert mixed.read(ids)["x"].tolist() == [3, 600, 3400, 0]
+    assert mixed.spent == {"transform": 1.0}
