@@ -3,6 +3,7 @@
 ValueError    <- DataError           what the user set or gave; trying again cannot help
 RuntimeError  <- CorruptDataError    bytes that differ from what their manifest or index says
 RuntimeError  <- ChangedError        an object is another one than when it was listed or locked
+RuntimeError  <- TransformError      the user's transform raised, or its process was killed
 OSError       <- StoreError          a store did not give what it was asked for
                  |- TransientError   trying again may help: time-outs, resets, short bodies, 5xx
                  |  |- ThrottledError   the store asks for fewer requests (429, 503)
@@ -56,6 +57,23 @@ class ChangedError(RuntimeError):
         self.url = url
         self.found = found
         self.needed = needed
+
+
+class TransformError(RuntimeError):
+    """The transform of a record raised, or the process that ran it died each time.
+
+    Attributes:
+        record: its id.
+        text: the traceback of the user's code, or how the process ended.
+    """
+
+    def __init__(self, record: int, text: str) -> None:
+        super().__init__(
+            f"the transform of record {record}: found an error, needed a sample; correct the "
+            f"transform, or raise CorruptDataError in it where the record is at fault:\n{text}"
+        )
+        self.record = record
+        self.text = text
 
 
 class StoreError(OSError):
