@@ -6,22 +6,30 @@ order --positions--> source.read --rows--> Window(one optimizer step) --queue-->
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from typing import Protocol, Self, final
+from typing import NamedTuple, Protocol, Self, final
 
 import numpy as np
-from torch import Tensor
 
 from ..order.permutation import Integers
 from ..sources import Source, Stored, read_at, spent
 from .ahead import Ahead, EpochsAndIds, Pace, following
+from .handoff import Handoff, PlainHandoff, Staged
 from .prefetch import Prefetcher
 from .share import share_microbatches
 from .window import Window
 
 _ORDER_SAMPLES = 16_384
 _READ_SAMPLES = 512
+
+
+class _Ready(NamedTuple):
+    """A window that waits in the queue."""
+
+    position: int
+    staged: Staged
+    seconds: Mapping[str, float]
 
 
 class Arrangement(Protocol):
@@ -43,6 +51,8 @@ class Loader:
     Args:
         stop: the position at which the run ends, where that is known: what is only wanted after it
             need not be kept.
+        handoff: moves batches to the device they are used on, ahead of use; None leaves them where
+            they are read.
     """
 
     def __init__(
@@ -56,6 +66,7 @@ class Loader:
         reader_count: int = 1,
         prefetch: int = 4,
         stop: int | None = None,
+        handoff: Handoff | None = None,
     ) -> None:
         self._source = source
         # Asked once: to look a Protocol's methods up takes as long as to read a dozen samples.
@@ -70,10 +81,11 @@ class Loader:
         self._step_samples = len(self._share) * microbatch_samples
         self._prefetch = prefetch
         self._stop = stop
+        self._handoff: Handoff = PlainHandoff() if handoff is None else handoff
         self._position = 0
         self._pace = Pace()
         self._ahead: Ahead | None = None
-        self._thread: Prefetcher[Window] | None = None
+        self._thread: Prefetcher[_Ready] | None = None
 
     def open(self, position: int) -> Self:
         """Starts reading ahead at `position`, in samples; returns itself, for `with`."""
@@ -109,7 +121,13 @@ class Loader:
         """
         if self._thread is None:
             raise RuntimeError("the loader: found it closed, needed it open; call open(position)")
-        return self._thread.take(lambda: while_waiting(self._outage()))
+        ready = self._thread.take(lambda: while_waiting(self._outage()))
+        rows, size = self._handoff.take(ready.staged), self._microbatch_samples
+        batches = [
+            {name: tensor[first : first + size] for name, tensor in rows.items()}
+            for first in range(0, self._step_samples, size)
+        ]
+        return Window(ready.position, batches, self._share, ready.seconds)
 
     def close(self, timeout_seconds: float = 10.0) -> None:
         """Ends the threads; safe at any time and twice. Waits for at most `timeout_seconds`."""
@@ -126,7 +144,7 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _windows(self, position: int, chunks: Iterator[EpochsAndIds]) -> Iterator[Window]:
+    def _windows(self, position: int, chunks: Iterator[EpochsAndIds]) -> Iterator[_Ready]:
         for epochs, ids in chain.from_iterable(map(self._groups, chunks)):
             begun, before = time.perf_counter(), self._waited()
             rows = read_at(self._source, ids, epochs)
@@ -138,17 +156,12 @@ class Loader:
             said = {**seconds, "decode": max(0.0, rest)}
             share = {cause: taken / steps for cause, taken in said.items()}
             for first in range(0, len(ids), self._step_samples):
-                batches = self._cut(rows, first)
-                yield Window(position, batches, self._share, share)
+                some = slice(first, first + self._step_samples)
+                staged = self._handoff.stage({name: x[some] for name, x in rows.items()})
+                yield _Ready(position, staged, share)
                 position += self._batch_samples
                 self._position = position
             self._pace.take(len(ids), time.monotonic())
-
-    def _cut(self, rows: dict[str, Tensor], first: int) -> list[dict[str, Tensor]]:
-        """The micro-batches of the step that begins at row `first`."""
-        size = self._microbatch_samples
-        starts = range(first, first + self._step_samples, size)
-        return [{name: x[at : at + size] for name, x in rows.items()} for at in starts]
 
     def _outage(self) -> str | None:
         """The first word of a store that does not answer."""

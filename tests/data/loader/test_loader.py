@@ -301,8 +301,10 @@ def test_a_source_that_tells_epochs_apart_is_told_them(wrap: Callable[[Source], 
 
 
 def test_what_a_source_spends_by_itself_is_part_of_its_windows_seconds() -> None:
-    with Loader(Shown(), ORDER, batch_samples=6, microbatch_samples=2).open(0) as loader:
-        assert [next(loader).seconds["transform"] for _ in range(3)] == [0.5] * 3
+    loader = Loader(Shown(), ORDER, batch_samples=6, microbatch_samples=2)
+    with loader.open(0):
+        # The first step is read alone, the next ones two at a time.
+        assert [next(loader).seconds["transform"] for _ in range(3)] == [0.5, 0.25, 0.25]
 
 
 def test_a_mixture_gives_each_of_its_sources_its_own_epochs() -> None:
