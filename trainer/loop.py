@@ -46,6 +46,7 @@ from .telemetry.stall import by_cause
 from .update import Updater, Verdict
 
 _COLLECT_EVERY_STEPS = 50
+_COUNTED_STEPS = 50
 
 
 @final
@@ -175,11 +176,17 @@ class Trainer:
                 data_seconds=waited,
                 data_causes=by_cause(waited, window.seconds),
                 snapshot_seconds=saving,
+                data=self._data_counts(),
                 router=self.balance.statistics(),
             )
         )
         self._after_step(verdict)
         return verdict
+
+    def _data_counts(self) -> dict[str, float] | None:
+        """Now and then, since a line a step of these would be most of the file."""
+        is_due = self.reporter.is_speaker and self.progress.step % _COUNTED_STEPS == 0
+        return (self.job.loader.counts or None) if is_due else None
 
     def _wait_for_data(self, step: int, outage: str | None) -> None:
         """Once a second while a step waits for its data, which is no hang."""
@@ -321,6 +328,7 @@ class Trainer:
             eval_loss=self.eval_loss,
             state_digest=digest(self._state().saved, self.exchange),
             parameters=self._parameter_count(),
+            data=self.job.loader.counts,
             extra=extra,
         )
         return EXIT_FINISHED

@@ -4,5 +4,14 @@ from .access import Access, NextUse, Ranges
 from .cached import CachedAccess
 from .extents import extent_bytes
 from .local import LocalAccess
+from .total import total_counts
 
-__all__ = ["Access", "CachedAccess", "LocalAccess", "NextUse", "Ranges", "extent_bytes"]
+__all__ = [
+    "Access",
+    "CachedAccess",
+    "LocalAccess",
+    "NextUse",
+    "Ranges",
+    "extent_bytes",
+    "total_counts",
+]

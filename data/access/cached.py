@@ -24,6 +24,7 @@ from .extents import ExtentMap
 from .held import Held
 from .opened import OpenViews
 from .packing import unpack
+from .tally import cache_tally, fetch_tally
 from .turns import Turns
 
 _PROBES = 3
@@ -59,8 +60,8 @@ class CachedAccess:
         self.objects = dataset.objects
         self.map = ExtentMap(dataset.objects, extent_bytes)
         self._units = np.cumsum(np.append(0, dataset.counts), dtype=np.int64)
-        self._fetcher = fetcher
-        self._cache = cache
+        self.fetcher = fetcher
+        self.cache = cache
         self._names = [object_name(obj, extent_bytes) for obj in dataset.objects]
         self._places = {name: place for place, name in enumerate(self._names)}
         self._digests = ExtentDigests.of(dataset, extent_bytes)
@@ -132,7 +133,7 @@ class CachedAccess:
             found = next_use(units.reshape(-1)).reshape(units.shape).min(axis=0)
             return np.where(found < 2**62, found.astype(np.float64), np.inf)
 
-        self._cache.know(self._names, uses)
+        self.cache.know(self._names, uses)
 
     @property
     def is_full(self) -> bool:
@@ -144,20 +145,27 @@ class CachedAccess:
 
     @property
     def outage(self) -> str | None:
-        found = self._fetcher.outage
+        found = self.fetcher.outage
         if found is None:
             return None
         return f"for {time.monotonic() - found.since:.0f} s: {found.why}"
 
     @property
     def counts(self) -> Mapping[str, float]:
+        """What was read through this access, and what its fetcher and its cache counted for all
+        accesses that share them; names as in `tally`."""
+        return {**self.own_counts, **fetch_tally(self.fetcher), **cache_tally(self.cache)}
+
+    @property
+    def own_counts(self) -> Mapping[str, float]:
+        """Of this access alone: bytes fetched (as stored), read, and held in memory now."""
         found = {"fetched_bytes": self._fetched_bytes, "read_bytes": self._read_bytes}
         return {**found, "held_bytes": self._held.bytes}
 
     def close(self) -> None:
         """Ends the thread that waits for other processes; fetcher and cache are the maker's."""
         self._turns.close()
-        self._cache.forget(self._names)
+        self.cache.forget(self._names)
         self._held.clear()
 
     def _units_of(self, extents: Numbers) -> Numbers:
@@ -218,14 +226,14 @@ class CachedAccess:
         if is_new:
             self._ask(extent, due)
         elif coming.fetch is not None:
-            self._fetcher.hurry(coming.fetch, due)
+            self.fetcher.hurry(coming.fetch, due)
         return coming.arrived
 
     def _ask(self, extent: int, due: float) -> None:
         """Fetches the extent where no other process does; else asks again in a while."""
         name = self._name(extent)
         try:
-            lease = self._cache.lease(*name)
+            lease = self.cache.lease(*name)
             if lease is not None:
                 self._fetch(extent, lease, due)
             elif self._find(extent) is not None:
@@ -241,7 +249,7 @@ class CachedAccess:
         start, stop = (0, obj.size) if obj.packing else (int(starts[0]), int(stops[0]))
         check = self._digests.check(extent)
         try:
-            fetch = self._fetcher.submit(obj, start, stop, due, check=check)
+            fetch = self.fetcher.submit(obj, start, stop, due, check=check)
         except BaseException:
             lease.release()
             raise
@@ -268,7 +276,7 @@ class CachedAccess:
             self._held.put(extent, raw)
             self._settle(extent)
             digest = "" if obj.packing else check.digest.hex()
-            if self._cache.put(*self._name(extent), raw, digest):
+            if self.cache.put(*self._name(extent), raw, digest):
                 self._held.drop(extent)
         except BaseException as error:
             lease.release()

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, Self, final
 
 import numpy as np
 
+from ..access import total_counts
 from ..order.permutation import Integers
 from ..sources import Source, Stored, read_at, spent
 from .ahead import Ahead, EpochsAndIds, Pace, following
@@ -128,6 +129,11 @@ class Loader:
             for first in range(0, self._step_samples, size)
         ]
         return Window(ready.position, batches, self._share, ready.seconds)
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """What its accesses, fetchers and caches counted so far; see `access.total_counts`."""
+        return total_counts(self._accesses)
 
     def close(self, timeout_seconds: float = 10.0) -> None:
         """Ends the threads; safe at any time and twice. Waits for at most `timeout_seconds`."""

@@ -80,6 +80,9 @@ def test_a_bucket_that_goes_away_for_a_while_changes_no_bit(
     ours, theirs = summary(tmp_path / "bucket"), summary(tmp_path / "disk")
     assert ours["state_digest"] == theirs["state_digest"]
     assert losses(tmp_path / "bucket") == losses(tmp_path / "disk")
+    assert "data" not in theirs
+    assert ours["data"]["gets"] > ours["data"]["retries"] > 0
+    assert ours["data"]["amplification"] > 1  # nothing was kept
     told = events(tmp_path / "bucket", "outage")
     assert len(told) == len(events(tmp_path / "bucket", "outage_over")) == 1
 

@@ -46,6 +46,9 @@ class StepReport:
     snapshot_seconds: float
     grad_norms: dict[str, float] | None = None
     """Norm by block, where telemetry.gradient_groups asks for it."""
+    data: dict[str, float] | None = None
+    """What rank 0's data counted since its process began: bytes by tier, requests, hedges, retries,
+    amplification; now and then, and only where data comes from a store."""
     router: dict[str, float] = field(default_factory=dict)
     """Of a model with experts: further keys of the line, as `Balance.statistics` names them."""
 
@@ -120,8 +123,9 @@ class Reporter:
         mfu = None if self.model_flops is None else rate * self.model_flops
         line = asdict(report)
         router = line.pop("router")
-        if report.grad_norms is None:
-            del line["grad_norms"]
+        for name in ("grad_norms", "data"):
+            if line[name] is None:
+                del line[name]
         append_line(self.folder / "metrics.jsonl", {**line, **router, "mfu": mfu})
         recent = statistics.median(self.seconds[-20:])
         left = duration(recent * (self.steps - report.step))
@@ -139,6 +143,7 @@ class Reporter:
         eval_loss: float | None,
         state_digest: str,
         parameters: int,
+        data: dict[str, float],
         extra: dict[str, Any],
     ) -> None:
         """Writes summary.json, the finish event and the last words."""
@@ -163,6 +168,7 @@ class Reporter:
             "parameters": parameters,
             "world_size": self.life.world.world_size,
             "wall_seconds": wall,
+            **({"data": data} if data else {}),
             **extra,
         }
         write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
@@ -172,7 +178,7 @@ class Reporter:
     def _last_words(self, summary: dict[str, Any]) -> None:
         """The summary as a few lines for a person."""
         for key, value in summary.items():
-            if value is not None and key != "text":
+            if value is not None and key not in ("text", "data"):
                 shown = f"{value:,.4f}" if isinstance(value, float) else value
                 self.say(f"  {key:<22} {shown}")
         if "text" in summary:

@@ -12,7 +12,7 @@ import zstandard
 from support.s3.faults import Faults
 from support.s3_server import S3Server, s3_server
 
-from keepstep.data.access import CachedAccess, Ranges
+from keepstep.data.access import CachedAccess, LocalAccess, Ranges, total_counts
 from keepstep.data.cache import Cache, CacheConfig
 from keepstep.data.dataset import Dataset
 from keepstep.data.errors import ChangedError, CorruptDataError
@@ -181,7 +181,7 @@ def test_an_extent_is_next_wanted_when_any_unit_of_it_is(make: Make) -> None:
 
     access.follow(next_use)
     names = [access._name(extent) for extent in range(len(access.map))]
-    uses = access._cache._foresight.uses(names)
+    uses = access.cache._foresight.uses(names)
     assert uses[0] == 5
     assert np.isinf(uses[1:]).all()
     assert asked[0].min() == 0
@@ -206,3 +206,34 @@ def test_processes_that_read_at_once_fetch_each_extent_once(make: Make, server: 
     server.set(latency=0.0)
     # 21 extents; three processes by themselves would ask for 63. A slow answer may be asked again.
     assert server.counts()["requests"]["get"] <= 24
+
+
+def test_counts_say_what_was_asked_for_and_what_each_tier_gave(
+    make: Make, server: S3Server
+) -> None:
+    server.set(error=0.3)
+    access = make()
+    check(access)
+    server.set(error=0.0)
+    counts = access.counts
+    said = server.counts()
+    assert counts["gets"] == said["requests"]["get"]
+    assert counts["retries"] == sum(n for kind, n in said["faults"].items() if kind == "error") > 0
+    assert counts["retries"] == sum(n for name, n in counts.items() if "retries_" in name)
+    wanted = sum(stop - start for _, start, stop in some_ranges(60))
+    assert (counts["read_bytes"], counts["get_bytes"]) == (wanted, counts["fetched_bytes"])
+    assert counts["disk_puts"] == counts["delivered"]
+    assert counts["disk_corrupt"] == counts["disk_evictions"] == counts["uncached"] == 0
+    assert 0 < counts["request_p50_seconds"] <= counts["request_p99_seconds"]
+
+
+def test_what_accesses_share_is_counted_once_in_their_total(make: Make) -> None:
+    first, second = make(), make()
+    second.fetcher, second.cache = first.fetcher, first.cache
+    check(first)
+    check(second, seed=1)
+    total = total_counts([first, second, LocalAccess([])])
+    assert total["gets"] == first.counts["gets"] == second.counts["gets"]
+    assert total["read_bytes"] == first.counts["read_bytes"] + second.counts["read_bytes"]
+    assert total["amplification"] == total["fetched_bytes"] / total["read_bytes"]
+    assert total_counts([LocalAccess([])]) == {}

@@ -50,10 +50,15 @@ class Desk:
             StepReport(step=step, **{**values, **seconds, **causes, **rate, **changes})
         )
 
-    def finish(self, **extra: object) -> None:
+    def finish(self, *, data: dict[str, float] | None = None, **extra: object) -> None:
         progress = Progress(step=3, samples=30, tokens=300, skips=1)
         self.reporter.finish(
-            progress, eval_loss=1.5, state_digest="abc", parameters=12, extra=extra
+            progress,
+            eval_loss=1.5,
+            state_digest="abc",
+            parameters=12,
+            data=data or {},
+            extra=extra,
         )
 
 
@@ -166,3 +171,15 @@ def test_loads_of_experts_are_further_keys_of_a_line(desk: Desk) -> None:
     assert with_experts["router_max_load"] == 1.5
     assert with_experts.keys() - without.keys() == {"router_max_load"}
     assert "router" not in without
+
+
+def test_what_the_data_counted_is_in_its_lines_and_in_the_summary(desk: Desk) -> None:
+    desk.reporter.begin(0, None)
+    desk.step(2, data={"gets": 7})
+    desk.step(3)
+    desk.finish(data={"gets": 9})
+    with_data, without = lines(desk.folder, "metrics")
+    assert with_data["data"] == {"gets": 7}
+    assert "data" not in without
+    assert summary(desk.folder)["data"] == {"gets": 9}
+    assert "gets" not in desk.stream.getvalue()
