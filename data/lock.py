@@ -103,7 +103,8 @@ def with_digests(
         known = done.known(name, obj)
         return known or object_digests(store, obj, size, recorded=dataset.digests.get(name))
 
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="digest") as pool:
+    pool = ThreadPoolExecutor(_READERS, thread_name_prefix="digest")
+    try:
         for obj, found in zip(dataset.objects, pool.map(digest, dataset.objects), strict=True):
             name = dataset.name(obj)
             done.add(name, obj, found)
@@ -112,6 +113,9 @@ def with_digests(
             count += obj.size
             if progress is not None:
                 progress(count, total)
+    finally:
+        # After an interruption nobody waits for what was not begun.
+        pool.shutdown(cancel_futures=True)
     table = np.frombuffer(bytes.fromhex("".join(extents)), dtype=np.uint8).reshape(-1, 16)
     return replace(dataset, digests=digests, extent_bytes=size, extent_digests=table)
 

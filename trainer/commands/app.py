@@ -4,8 +4,9 @@ import sys
 
 import typer
 
+from ...data import ChangedError, CorruptDataError
 from ..errors import ConfigError
-from ..recovery.verdict import EXIT_WRONG
+from ..recovery.verdict import EXIT_FAILED, EXIT_WRONG
 from .checkpoint import checkpoint
 from .data import data
 from .plan import plan
@@ -41,3 +42,6 @@ def main() -> None:
     except (ConfigError, ValueError, OSError) as error:
         sys.stderr.write(f"keepstep: {error}\n")
         raise SystemExit(EXIT_WRONG) from error
+    except (CorruptDataError, ChangedError) as error:
+        sys.stderr.write(f"keepstep: {error}\n")
+        raise SystemExit(EXIT_FAILED) from error

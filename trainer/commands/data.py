@@ -1,13 +1,13 @@
-"""`keepstep data`: prepare, inspect and verify token shards."""
+"""`keepstep data`: prepare text, and look at datasets of any kind."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ...data import inspect, verify
-from ..recovery.verdict import EXIT_FAILED
+from ...data import inspect
+from .datasets.lock import lock
+from .datasets.verify import verify
 from .prepare import prepare_command
 
 data = typer.Typer(help="Prepare text, look at prepared data, check it.", no_args_is_help=True)
@@ -28,12 +28,5 @@ def inspect_command(
         typer.echo(f"{key:<22} {value}")
 
 
-@data.command("verify")
-def verify_command(folder: Folder) -> None:
-    """Reads every byte and compares digests; exit code 1 where one is wrong."""
-    problems = verify(folder)
-    for problem in problems:
-        sys.stderr.write(f"{problem}\n")
-    if problems:
-        raise typer.Exit(EXIT_FAILED)
-    typer.echo(f"{folder}: whole")
+data.command("lock")(lock)
+data.command("verify")(verify)

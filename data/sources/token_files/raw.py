@@ -27,7 +27,8 @@ def survey(store: Store, url: str, *, dtype: str | None, end_token: int | None =
             f"{', '.join(DTYPES)}; give the dtype they were written in"
         )
     listing = Listing.of(store, url)
-    objects = listing.ending(*SUFFIXES) or list(listing.objects.values())
+    named = listing.ending(*SUFFIXES)
+    objects = named or [o for name, o in listing.objects.items() if not name.endswith(".lock")]
     width = np.dtype(dtype).itemsize
     for obj in objects:
         if obj.size % width:

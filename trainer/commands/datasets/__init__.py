@@ -1,0 +1,1 @@
+"""Commands that look at datasets wherever they lie: lock, verify, inspect, explain and bench."""
