@@ -66,6 +66,18 @@ def test_a_folder_that_is_not_empty_is_refused_and_kept(corpus: Corpus, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_settings_of_prepare_are_options(corpus: Corpus, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out"
+    lines = [json.dumps({"text": path.read_text()}) for path in sorted(corpus.texts.iterdir())]
+    source.write_text("\n".join([*lines, lines[0], '{"text": "short"}', "{broken"]))
+    options = ("--filter", "min_words=2", "--filter", "max_words", "--on-bad", "skip")
+    done = keepstep("data", "prepare", source, "--out", out, *options, "--workers", 1)
+    assert done.exit_code == 0, done.output
+    counts = json.loads((out / "manifest.json").read_text())["counts"]["documents"]
+    assert (counts["read"], counts["kept"]) == (43, 40)
+    assert (counts["exact_duplicates"], counts["min_words"], counts["bad"]) == (1, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
