@@ -6,7 +6,8 @@ objects --Access--> bytes --Source--> rows --Order(position)--> Loader --> micro
 from .config import DataConfig, DataFormat  # noqa: I001 - one line a file
 from .corpus import Corpus, Mixed, Supply, open_corpus, order_of
 from .errors import ChangedError, CorruptDataError, DataError
-from .loader import Loader, Window, evaluation_batches, share_microbatches
+from .loader import Loader, Window, evaluation_batches, hand_off, share_microbatches
+from .quarantine import BadRecord, Skips
 from .looks import check, is_local, write_lock_of
 from .order import (
     ALGORITHM_VERSION, Cursor, Mixture, MixtureRecipe, Order, OrderRecipe, fit_recipe, mix,
@@ -17,10 +18,10 @@ from .store import StoreConfig
 from .verify import inspect, verify
 
 __all__ = [
-    "ALGORITHM_VERSION", "ChangedError", "Corpus", "CorruptDataError", "Cursor", "DataConfig",
-    "DataError", "DataFormat", "Loader", "Mixed", "Mixture", "MixtureRecipe", "Order",
-    "OrderRecipe", "PreparedInfo", "Source", "StoreConfig", "Subset", "Supply", "TensorSource",
-    "Tokenizer", "Window", "check", "evaluation_batches", "fit_recipe", "inspect", "is_local",
-    "mix", "open_corpus", "open_prepared", "order_of", "prepare", "share_microbatches", "verify",
-    "write_lock_of",
+    "ALGORITHM_VERSION", "BadRecord", "ChangedError", "Corpus", "CorruptDataError", "Cursor",
+    "DataConfig", "DataError", "DataFormat", "Loader", "Mixed", "Mixture", "MixtureRecipe",
+    "Order", "OrderRecipe", "PreparedInfo", "Skips", "Source", "StoreConfig", "Subset",
+    "Supply", "TensorSource", "Tokenizer", "Window", "check", "evaluation_batches",
+    "fit_recipe", "hand_off", "inspect", "is_local", "mix", "open_corpus", "open_prepared",
+    "order_of", "prepare", "share_microbatches", "verify", "write_lock_of",
 ]  # fmt: skip

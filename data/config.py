@@ -3,12 +3,11 @@
 import difflib
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
-
-import platformdirs
 
 from .cache import CacheConfig
 from .fetch import FetchConfig
+from .prepare.config import PrepareConfig
+from .quarantine.policy import OnBad
 from .store import StoreConfig
 
 CORPORA = ("shakespeare", "stdlib")
@@ -160,6 +159,20 @@ class DataConfig:
     held_bytes: int = 256 * 2**20
     """Bytes that each process keeps in memory of what the cache has no room for."""
 
+    on_bad: OnBad = OnBad.refuse
+    """What becomes of a sample that cannot be read, or whose ids are no ids of the vocabulary, in
+    data that others wrote: refuse ends the run, skip takes another one in its place."""
+
+    max_bad: float = 0.001
+    """How many may be skipped: a number where 1 or more, else a share of all samples."""
+
+    require_signed: str | None = None
+    """File of an Ed25519 public key: only data whose lock is signed by it, with digests of every
+    extent, is read. None: no signature is asked for."""
+
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    """How text becomes tokens."""
+
     cache: CacheConfig = field(default_factory=CacheConfig)
     """The node's cache of what stores hold; `cache.folder` also keeps prepared data."""
 
@@ -222,10 +235,3 @@ class DataConfig:
         """(position, weights) pairs of the mixture, from the run's start on."""
         first = (0, [source.weight for source in self.mixture])
         return [first, *((change.samples, change.weights) for change in self.mixture_changes)]
-
-
-def data_folder(config: DataConfig) -> Path:
-    """Where prepared data, locks, packings and extents are kept between runs."""
-    if config.cache.folder is not None:
-        return Path(config.cache.folder).expanduser().absolute()
-    return platformdirs.user_cache_path("keepstep") / "data"

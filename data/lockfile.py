@@ -86,7 +86,13 @@ def read_lock(path: Path | str, *, url: str | None = None, store: Store | None =
         DataError: there is no such file, or it is of another format or version.
         CorruptDataError: it is not what was written.
     """
-    content = _content(path) if store is None else _fetched(str(path), store)
+    return parse_lock(
+        _content(path) if store is None else _fetched(str(path), store), path, url=url
+    )
+
+
+def parse_lock(content: memoryview, path: Path | str, *, url: str | None = None) -> Dataset:
+    """As `read_lock`, of bytes that were read already; `path` is where they lie."""
     header, body = _header(str(path), content)
     facts = _facts(str(path), header, body)
     arrays = {name: _array(str(path), entry, body) for name, entry in header.items()}

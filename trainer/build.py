@@ -16,6 +16,7 @@ from ..data import (
     Source,
     Subset,
     TensorSource,
+    hand_off,
     order_of,
     share_microbatches,
 )
@@ -170,7 +171,7 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
     plan = recipe.plan or Plan()
     module = _module(config, recipe, topology=topology, policy=policy, device=device)
     with _settings_at_fault():
-        order, loader, size = _loader(config, recipe, samples, topology)
+        order, loader, size = _loader(config, recipe, samples, topology, device)
     return Job(
         config=config,
         recipe=recipe,
@@ -284,7 +285,7 @@ def batch_samples(config: RunConfig, recipe: Recipe) -> int:
 
 
 def _loader(
-    config: RunConfig, recipe: Recipe, samples: Source, topology: Topology
+    config: RunConfig, recipe: Recipe, samples: Source, topology: Topology, device: torch.device
 ) -> tuple[OrderRecipe | MixtureRecipe, Loader, int]:
     size, order = batch_samples(config, recipe), order_of(samples, config.data)
     loader = Loader(
@@ -296,6 +297,7 @@ def _loader(
         reader_count=topology.data_count,
         prefetch=config.data.prefetch_batches,
         stop=config.train.steps * size,
+        handoff=hand_off(device) if device.type == "cuda" else None,
     )
     return order.recipe, loader, size
 

@@ -17,6 +17,7 @@ CONFIG_FILE = "config.yaml"
 _DECIDING = ("model", "data", "precision", "optim", "schedule", "train")
 _FREE = {
     *("data.prefetch_batches", "data.extent_bytes", "data.ahead_bytes", "data.held_bytes"),
+    *("data.on_bad", "data.max_bad", "data.require_signed", "data.prepare.workers"),
     *("train.eval_every", "train.eval_samples", "train.max_skips", "train.sample_tokens"),
 }
 

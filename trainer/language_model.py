@@ -35,6 +35,7 @@ def language_model(config: RunConfig) -> Recipe:
         samples=corpus.train,
         eval_samples=corpus.held_out,
         finish=lambda module: _finish(module, config, corpus),
+        skips=corpus.skips,
         close=corpus.close,
     )
 

@@ -4,6 +4,7 @@ generations do around it belongs to recovery/."""
 import gc
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import final
 
 import torch
@@ -39,6 +40,7 @@ from .recovery.verdict import EXIT_FINISHED, EXIT_PREEMPTED
 from .resume import resume
 from .schedule import scale
 from .seeds import seed_of
+from .skipped import Skipped
 from .state import Progress, State, digest, gather_state
 from .telemetry.lineage import lineage
 from .telemetry.reporter import Reporter, StepReport
@@ -81,6 +83,7 @@ class Trainer:
             checkpoints=checkpoint_folder(config),
         )
         self.norms = NormHistory()
+        self.skipped = Skipped(job.recipe.skips, self.exchange)
         self.saved_at = time.monotonic()
         self.parent: str | None = None
         self.eval_loss: float | None = None
@@ -109,7 +112,9 @@ class Trainer:
         """Restores what there is, then trains; the exit code."""
         self.life.beat(0, Phase.restore)
         state = self._state()
-        restored = resume(self.job, state, self.progress, self.norms, self.life)
+        restored = resume(
+            self.job, state, self.progress, self.norms, self.life, skipped=self.skipped
+        )
         self.parent = restored.path if restored else None
         self.reporter.begin(self.progress.step, restored)
         if self._is_finished():
@@ -146,6 +151,7 @@ class Trainer:
         window = windows.take(lambda outage: self._wait_for_data(step, outage))
         waited = time.perf_counter() - started
         self._data_is_here(step)
+        self.skipped.tell(lambda bad: self.reporter.event("bad_record", step, **asdict(bad)))
         self.life.beat(step, Phase.step)
         count = begin_sum(self._own_targets(window), self.job.topology.group(Role.DATA))
         part = self._loss_part(window, lambda: max(1, count()))
@@ -276,7 +282,7 @@ class Trainer:
     def _save(self) -> float:
         """Collective: commits a checkpoint; the seconds it blocked."""
         self.life.beat(self.progress.step, Phase.save)
-        cursor = Cursor(self.job.order, self.progress.samples)
+        cursor, skips = Cursor(self.job.order, self.progress.samples), self.skipped.agree()
         facts = lineage(
             config_digest=config_digest(self.job.config),
             data_digest=self.job.order.source,
@@ -289,7 +295,7 @@ class Trainer:
             topology={**self.job.topology.describe(), "world_size": self.life.world.world_size},
             progress={
                 **self.progress.state_dict(),
-                "data": cursor.state_dict(),
+                "data": {**cursor.state_dict(), "skips": skips},
                 "loss_scale": self.job.scale.state_dict(),
                 "grad_norms": self.norms.state_dict(),
             },

@@ -1,13 +1,13 @@
 """What a user brings: a model, a loss, samples, and if wanted an optimizer and a plan."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..data import Source
+from ..data import Skips, Source
 from ..parallel import Plan
 from .config import RunConfig
 
@@ -47,6 +47,8 @@ class Recipe:
     """How the model is laid out; None derives it from the repeated blocks."""
     finish: Callable[[nn.Module], dict[str, Any]] | None = None
     """Called on every rank with the trained module; its answer goes into summary.json."""
+    skips: Sequence[Skips] = ()
+    """Bad samples that are left out, by source: part of a run's state, agreed on at each save."""
     close: Callable[[], None] | None = None
     """Called on every rank when its training ends, well or not: ends the data's threads."""
 

@@ -11,6 +11,7 @@ from .errors import ConfigError, StoppedError
 from .history import NormHistory
 from .identity import checkpoint_folder
 from .recovery.life import Life
+from .skipped import Skipped
 from .state import Progress, State
 
 NEWEST, NOTHING = "newest", "nothing"
@@ -54,7 +55,13 @@ def choose(config: RunConfig, found: Sequence[Found], *, started: float) -> str:
 
 
 def resume(
-    job: Job, state: State, progress: Progress, norms: NormHistory, life: Life
+    job: Job,
+    state: State,
+    progress: Progress,
+    norms: NormHistory,
+    life: Life,
+    *,
+    skipped: Skipped,
 ) -> Restored | None:
     """Collective: loads what `choose` says into the rest; None for a fresh start.
 
@@ -80,7 +87,9 @@ def resume(
         job.scale.load_state_dict(scale)
     norms.load_state_dict(saved.pop("grad_norms", []))
     progress.load_state_dict(saved)
+    skips = cursor.pop("skips", [])
     if job.config.run.on_change is OnChange.refuse:
+        skipped.load(skips)
         Cursor(job.order).load_state_dict(cursor)
     return restored
 

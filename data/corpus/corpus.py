@@ -14,6 +14,7 @@ from ..errors import DataError, DeniedError, MissingError
 from ..manifest import MANIFEST, Manifest, parse_manifest
 from ..packing import Chunks, Fitted, compile_packing
 from ..prepare import Tokenizer, prepare
+from ..quarantine import Column, GoodSamples, Policy, Skips
 from ..sources import Source
 from ..sources.listing import base_url
 from ..sources.open import TOKEN_FORMATS, open_records, open_tokens
@@ -42,6 +43,12 @@ class Corpus:
     unigram_entropy_nats: float | None
     """Entropy of the train split's token counts; None where nothing tells it."""
     supply: Supply
+
+    @property
+    def skips(self) -> list[Skips]:
+        """Bad samples of each source that can have some; part of the data's state."""
+        parts = self.train.parts.values() if isinstance(self.train, Mixed) else [self.train]
+        return [part.skips for part in parts if isinstance(part, GoodSamples)]
 
     def close(self) -> None:
         """Ends all threads and connections of the data; safe twice."""
@@ -97,7 +104,7 @@ def _mixture(config: DataConfig, supply: Supply, report: Report) -> Corpus:
 def _single(config: DataConfig, supply: Supply, report: Report) -> Corpus:
     url = config.path
     if url is None or _is_text(config, url, supply):
-        url = str(prepare(config, report=report))
+        url = str(prepare(config, report=report, settings=config.prepare))
     manifest = _manifest(url, supply) if _may_be_prepared(config) else None
     if manifest is not None:
         return _prepared(config, url, manifest, supply, report)
@@ -163,15 +170,27 @@ def _foreign(config: DataConfig, url: str, supply: Supply, report: Report) -> Co
             f"{url}: found {len(samples)} samples of data.sequence_length="
             f"{config.sequence_length}, needed 2 or more; set it lower or give more data"
         )
+    size = tokenizer.vocabulary_size if tokenizer else config.vocabulary_size
     return Corpus(
         name=config.name,
-        train=Slice(samples, 0, kept),
+        train=_good(Slice(samples, 0, kept), config, size, report),
         held_out=Slice(samples, kept, len(samples), leads=False),
-        vocabulary_size=tokenizer.vocabulary_size if tokenizer else config.vocabulary_size,
+        vocabulary_size=size,
         end_token=end_token,
         tokenizer=tokenizer,
         unigram_entropy_nats=None,
         supply=supply,
+    )
+
+
+def _good(source: Source, config: DataConfig, size: int, report: Report) -> GoodSamples:
+    """The samples, of which those that cannot be read or hold ids of no token are refused, or
+    skipped and said."""
+    return GoodSamples(
+        source,
+        [Column(name="tokens", lowest=0, highest=size - 1)],
+        policy=Policy(on_bad=config.on_bad, max_bad=config.max_bad, seed=config.seed),
+        report=lambda bad: report(f"skipped sample {bad.id}: {bad.reason}"),
     )
 
 
@@ -186,6 +205,7 @@ def _located(
         dtype=None if split else config.token_dtype,
         kept=supply.folder / "locks",
         report=report,
+        key=None if config.require_signed is None else Path(config.require_signed),
     )
 
 

@@ -9,8 +9,9 @@ import xxhash
 from ..config import DataFormat
 from ..dataset import Dataset
 from ..errors import CorruptDataError, DataError, MissingError
-from ..lock import lock
-from ..lockfile import read_lock, write_lock
+from ..lock import lock, object_digests
+from ..lockfile import parse_lock, read_lock, write_lock
+from ..seal import SUFFIX, verify_lock
 from ..sources.detect import detect
 from ..sources.listing import base_url
 from ..store import Store
@@ -31,6 +32,7 @@ def locate(
     dtype: str | None = None,
     kept: Path,
     report: Report,
+    key: Path | None = None,
 ) -> Dataset:
     """The dataset at `url`: a folder, an object, a pattern, or a lock's own URL.
 
@@ -38,11 +40,16 @@ def locate(
     and what was found about the same listing before is taken from the folder `kept`, or found out
     and kept there.
 
+    Args:
+        key: a public key: only what a lock says that it has signed is taken.
+
     Raises:
-        DataError: nothing of a known format is there.
+        DataError: nothing of a known format is there, or nothing signed.
         CorruptDataError: an index or a lock is damaged.
     """
-    found = locked(url, store, split=split)
+    found = locked(url, store, split=split, key=key)
+    if key is not None:
+        return _check_signed(found, url, store)
     if found is not None:
         return found
     if format is DataFormat.auto:
@@ -58,19 +65,56 @@ def locate(
     return dataset
 
 
-def locked(url: str, store: Store, *, split: str | None = None) -> Dataset | None:
+def locked(
+    url: str, store: Store, *, split: str | None = None, key: Path | None = None
+) -> Dataset | None:
     """What a lock says, where `url` is one or a folder that holds one; None where there is none.
 
     A lock named keepstep.lock or keepstep-<split>.lock speaks of the folder it lies in, wherever
     that was copied; any other one of the URL it was made for.
+
+    Args:
+        key: a public key that must have signed it.
+
+    Raises:
+        DataError: a signature is asked for, and there is none by that key.
     """
     if url.endswith(".lock"):
         folder, _, name = base_url(url).rpartition("/")
-        return read_lock(url, url=folder if name.startswith("keepstep") else None, store=store)
+        moved = folder if name.startswith("keepstep") else None
+        return _signed(url, store, moved, key)
     for name in (f"keepstep-{split}.lock", LOCK) if split else (LOCK,):
         with contextlib.suppress(MissingError):
-            return read_lock(join(base_url(url), name), url=base_url(url), store=store)
+            return _signed(join(base_url(url), name), store, base_url(url), key)
     return None
+
+
+def _signed(url: str, store: Store, folder: str | None, key: Path | None) -> Dataset:
+    content = store.content(url)
+    if key is not None:
+        signature = None
+        with contextlib.suppress(MissingError):
+            signature = store.content(url + SUFFIX)
+        verify_lock(content, signature, key, name=url)
+    return parse_lock(memoryview(content), url, url=folder)
+
+
+def _check_signed(found: Dataset | None, url: str, store: Store) -> Dataset:
+    """What a signed lock must have: digests, by which what comes in is checked. Files of this
+    machine, which are mapped as they are, are checked here and now."""
+    if found is None or found.extent_digests is None:
+        what = "no lock" if found is None else "a lock without digests"
+        raise DataError(
+            f"{url}: found {what}, needed a signed lock with digests for data.require_signed; run "
+            "`keepstep data lock --digests` and sign what it writes"
+        )
+    if "://" not in found.url:
+        for obj in found.objects:
+            whole = object_digests(store, obj, found.extent_bytes)[0]
+            needed = found.digests[found.name(obj)]
+            if f"xxh3_128:{whole}" != needed:
+                raise CorruptDataError(obj.url, f"xxh3_128:{whole}", needed)
+    return found
 
 
 def text_at(url: str, store: Store, format: DataFormat) -> bool:

@@ -7,9 +7,10 @@ from typing import final
 
 from ..access import Access, CachedAccess, LocalAccess, extent_bytes
 from ..cache import Cache
-from ..config import DataConfig, data_folder
+from ..config import DataConfig
 from ..dataset import Dataset
 from ..fetch import Fetcher
+from ..folder import data_folder
 from ..store import LocalStore, Patient, Store, open_store
 
 
@@ -32,7 +33,7 @@ class Supply:
     @property
     def folder(self) -> Path:
         """Where this user's prepared data, locks, packings and extents are kept."""
-        return data_folder(self._config)
+        return data_folder(self._config.cache.folder)
 
     def store(self, url: str) -> Patient:
         """The store that holds `url`, for what is read once: it asks again where that may help."""

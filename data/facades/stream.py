@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, final
 
+import numpy as np
 import torch.utils.data
 from torch import Tensor
 
@@ -136,8 +137,11 @@ class Strided:
     def samples(self, positions: Integers) -> tuple[Integers, Integers]:
         return self._order.samples(positions)
 
-    def arrange(self, start: int, size: int) -> Integers:
-        return self._order.arrange(self._real(start), size)
+    def arrange(self, start: int, size: int, batches: int = 1) -> Integers:
+        starts = range(start, start + size * batches, size)
+        arranged = [self._order.arrange(self._real(one), size) for one in starts]
+        every: Integers = np.concatenate(arranged)
+        return every
 
     def next_use(self, ids: Integers, position: int) -> Integers:
         found = self._order.next_use(ids, self._real(position)) - self._origin

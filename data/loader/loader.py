@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple, Protocol, Self, final
 
-import numpy as np
-
 from ..access import total_counts
 from ..order.permutation import Integers
 from ..sources import Source, Stored, read_at, spent
@@ -38,7 +36,7 @@ class Arrangement(Protocol):
 
     def samples(self, positions: Integers) -> tuple[Integers, Integers]: ...
 
-    def arrange(self, start: int, size: int) -> Integers: ...
+    def arrange(self, start: int, size: int, batches: int = 1) -> Integers: ...
 
     def next_use(self, ids: Integers, position: int) -> Integers: ...
 
@@ -190,11 +188,10 @@ class Loader:
         most = max(1, _ORDER_SAMPLES // self._step_samples)
         start, steps = position, 1
         while True:
-            stop = start + steps * self._batch_samples
-            starts = range(start, stop, self._batch_samples)
-            arranged = [self._order.arrange(at, self._batch_samples)[mine] for at in starts]
-            yield self._order.samples(np.concatenate(arranged))
-            start, steps = stop, min(most, 2 * steps)
+            arranged = self._order.arrange(start, self._batch_samples, steps)
+            own = arranged.reshape(steps, self._batch_samples)[:, mine].reshape(-1)
+            yield self._order.samples(own)
+            start, steps = start + steps * self._batch_samples, min(most, 2 * steps)
 
     def _groups(self, samples: EpochsAndIds) -> Iterator[EpochsAndIds]:
         """Steps that are read together, since a few large readings cost less than many small ones:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import numpy.typing as npt
 
 from ..access.extents import ExtentMap
@@ -95,7 +96,7 @@ class _Check:
     """As the store lists it; None where it does not."""
     recorded: str | None
     extent_bytes: int
-    extents: "npt.NDArray[object] | None"
+    extents: npt.NDArray[np.uint8] | None
 
     @property
     def cost(self) -> int:

@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from .order import Order
+from .order import Order, sorted_batches
 from .permutation import Integers, Words, derive_key, permute
 from .recipe import MixtureRecipe, Weights
 
@@ -126,16 +126,16 @@ class Mixture:
             ids[here] = own + self.offsets[number]
         return epochs, ids
 
-    def arrange(self, start: int, size: int) -> Integers:
+    def arrange(self, start: int, size: int, batches: int = 1) -> Integers:
         """Positions [start, start + size) sorted by how far along its source's lanes each is, so
         that readers of slices read few lanes and all sources; see `Order.arrange`."""
-        positions = np.arange(start, start + size, dtype=np.int64)
+        positions = np.arange(start, start + size * batches, dtype=np.int64)
         sources, draws = self.draws(positions)
-        shares = np.empty(size)
+        shares = np.empty(len(positions))
         for number, order in enumerate(self.orders):
             here = sources == number
             shares[here] = order.lane_share(draws[here])
-        return positions[np.argsort(shares, kind="stable")]
+        return sorted_batches(positions, shares, size)
 
     def batch(self, start: int, size: int) -> Integers:
         """Sample ids of the batch that begins at position `start`, in canonical arrangement."""

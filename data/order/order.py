@@ -18,6 +18,13 @@ _RUN, _SLOT, _WINDOW, _REST = 1, 2, 3, 4
 _Cipher = Callable[[int, Words, Integers], Integers]
 
 
+def sorted_batches(positions: Integers, keys: npt.NDArray[np.generic], size: int) -> Integers:
+    """Positions in batches of `size`, each sorted by its keys; equal keys keep their order."""
+    places = np.argsort(keys.reshape(-1, size), axis=1, kind="stable")
+    arranged: Integers = np.take_along_axis(positions.reshape(-1, size), places, axis=1)
+    return arranged.reshape(-1)
+
+
 class Order:
     """Sample ids of any positions, in O(1) memory and time each.
 
@@ -91,15 +98,17 @@ class Order:
         stop[in_lanes] = start + np.minimum((windows + 1) * row, self._in_lanes)
         return first, stop
 
-    def arrange(self, start: int, size: int) -> Integers:
+    def arrange(self, start: int, size: int, batches: int = 1) -> Integers:
         """Positions [start, start + size) sorted by lane: the batch's one canonical arrangement.
+
+        Several batches that follow one another are each arranged by themselves.
 
         It depends on nothing but the two integers. Readers take contiguous slices, so each one
         reads few lanes, and a change of their number moves slices and changes no batch.
         """
-        positions = np.arange(start, start + size, dtype=np.int64)
+        positions = np.arange(start, start + size * batches, dtype=np.int64)
         lanes = positions % self.recipe.num_samples % self.recipe.lanes
-        return positions[np.argsort(lanes, kind="stable")]
+        return sorted_batches(positions, lanes, size)
 
     def batch(self, start: int, size: int) -> Integers:
         """Sample ids of the batch that begins at position `start`, in canonical arrangement."""

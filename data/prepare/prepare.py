@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from ..config import data_folder
 from ..errors import CorruptDataError, DataError
+from ..folder import data_folder
 from ..manifest import FORMAT, MANIFEST, VERSION, check_sizes, is_prepared, read_manifest
 from .config import Deduplicate, PrepareConfig
 from .job import STAGES, TOKENIZER, Job
@@ -249,7 +249,9 @@ def _job(
     content = [FORMAT, VERSION, facts["source"]["digest"], facts["settings"]]
     digest = xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())[:16]
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.name).strip(".-") or "data"
-    folder = data_folder(config) / f"{name}-{digest}" if out is None else out.absolute()
+    folder = (
+        data_folder(config.cache.folder) / f"{name}-{digest}" if out is None else out.absolute()
+    )
     stem = folder.name if out is None else f"{folder.name}-{digest}"
     return Job(
         name=config.name,

@@ -115,7 +115,7 @@ def test_records_with_a_column_of_tokens_are_rows(opened: Open, tmp_path: Path) 
     (tmp_path / "rows").mkdir()
     table = pa.table({"ids": pa.array(list(tokens)), "note": ["x"] * 20})
     feather.write_feather(table, tmp_path / "rows" / "a.arrow")
-    found = opened(path=str(tmp_path / "rows"), token_field="ids")
+    found = opened(path=str(tmp_path / "rows"), token_field="ids", vocabulary_size=400)
     assert (rows(found.train) == tokens[: len(found.train), : LENGTH + 1]).all()
     with pytest.raises(DataError, match=r"found str in 'note'.*set data\.token_field"):
         rows(opened(path=str(tmp_path / "rows"), token_field="note").train)
