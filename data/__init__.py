@@ -7,8 +7,8 @@ from .config import DataConfig, DataFormat  # noqa: I001 - one line a file
 from .corpus import Corpus, Mixed, Supply, open_corpus, order_of
 from .errors import ChangedError, CorruptDataError, DataError
 from .loader import Loader, Window, evaluation_batches, hand_off, share_microbatches
+from .looks import Piece, check, explain, is_local, write_lock_of
 from .quarantine import BadRecord, Skips
-from .looks import check, is_local, write_lock_of
 from .order import (
     ALGORITHM_VERSION, Cursor, Mixture, MixtureRecipe, Order, OrderRecipe, fit_recipe, mix,
 )  # fmt: skip
@@ -20,8 +20,8 @@ from .verify import inspect, verify
 __all__ = [
     "ALGORITHM_VERSION", "BadRecord", "ChangedError", "Corpus", "CorruptDataError", "Cursor",
     "DataConfig", "DataError", "DataFormat", "Loader", "Mixed", "Mixture", "MixtureRecipe",
-    "Order", "OrderRecipe", "PreparedInfo", "Skips", "Source", "StoreConfig", "Subset",
-    "Supply", "TensorSource", "Tokenizer", "Window", "check", "evaluation_batches",
+    "Order", "OrderRecipe", "Piece", "PreparedInfo", "Skips", "Source", "StoreConfig", "Subset",
+    "Supply", "TensorSource", "Tokenizer", "Window", "check", "evaluation_batches", "explain",
     "fit_recipe", "hand_off", "inspect", "is_local", "mix", "open_corpus", "open_prepared",
     "order_of", "prepare", "share_microbatches", "verify", "write_lock_of",
 ]  # fmt: skip

@@ -135,6 +135,20 @@ class CachedAccess:
 
         self.cache.know(self._names, uses)
 
+    def tiers(self, ranges: Ranges) -> list[list[tuple[int, str]]]:
+        """Of each range its extents, by their numbers inside its object, and where each is now:
+        "ram" or "disk" of the cache, "memory" of this process, else "store"."""
+        first, last, _ = self.map.locate(ranges)
+        return [
+            [self._tier(extent) for extent in range(start, stop + 1)]
+            for start, stop in zip(first.tolist(), last.tolist(), strict=True)
+        ]
+
+    def _tier(self, extent: int) -> tuple[int, str]:
+        name = self._name(extent)
+        held = "memory" if extent in self._held else None
+        return name.number, held or self.cache.tier(*name) or "store"
+
     @property
     def is_full(self) -> bool:
         return len(self._unread) >= self._ahead_extents

@@ -110,6 +110,12 @@ class Cache:
             found.tier.touch(ExtentName(object, number))
         return found.content[:]
 
+    def tier(self, object: str, number: int) -> str | None:
+        """The first tier that has the extent, "ram" or "disk"; None where none does. Counts as no
+        use of it, and verifies nothing."""
+        name = ExtentName(object, number)
+        return next((word for word, tier in self._tiers.items() if tier.has(name)), None)
+
     def put(self, object: str, number: int, content: bytes | memoryview, digest: str = "") -> bool:
         """Keeps an extent; False where it is not admitted or cannot be written. Blocks meanwhile.
 

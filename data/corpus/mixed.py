@@ -8,9 +8,9 @@ import torch
 import xxhash
 from torch import Tensor
 
-from ..access import Access, NextUse
+from ..access import Access, NextUse, Ranges
 from ..errors import DataError
-from ..sources import Source, Stored, read_at, spent
+from ..sources import Source, Stored, locatable, read_at, spent
 from ..sources.source import Ids, Times
 
 
@@ -81,6 +81,15 @@ class Mixed:
             for name, one in part.items():
                 rows[name][owners == number] = one.numpy()
         return {name: torch.from_numpy(array) for name, array in rows.items()}
+
+    def owner(self, sample: int) -> tuple[str, int]:
+        """The source that a sample is of, by its name, and its id there."""
+        number = int(self._owners(np.array([sample]))[0])
+        return list(self.parts)[number], sample - int(self._firsts[number])
+
+    def where(self, sample: int) -> tuple[Access, Ranges]:
+        name, own = self.owner(sample)
+        return locatable(self.parts[name]).where(own)
 
     def _owners(self, ids: Ids) -> Ids:
         return np.searchsorted(self._firsts, ids, side="right") - 1

@@ -9,7 +9,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from ..access import Access, NextUse
+from ..access import Access, NextUse, Ranges
 from ..errors import CorruptDataError, DataError
 from ..sources import Records
 from ..sources.source import Ids, Times
@@ -49,6 +49,9 @@ class TokenRows:
 
     def follow(self, next_use: NextUse) -> None:
         self._records.access.follow(next_use)
+
+    def where(self, sample: int) -> tuple[Access, Ranges]:
+        return self._records.access, self._records.where(sample)
 
     def read(self, ids: Ids) -> dict[str, Tensor]:
         """One entry, "tokens": int64 of shape (len(ids), sequence_length + 1).

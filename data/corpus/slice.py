@@ -6,8 +6,8 @@ from typing import final
 import numpy as np
 from torch import Tensor
 
-from ..access import Access, NextUse
-from ..sources import Source, Stored, read_at, spent
+from ..access import Access, NextUse, Ranges
+from ..sources import Source, Stored, locatable, read_at, spent
 from ..sources.source import Ids, Times
 
 
@@ -49,6 +49,14 @@ class Slice:
         """Samples outside of the slice count as wanted never."""
         if self._leads and self._stored is not None:
             self._stored.follow(lambda ids: self._uses(next_use, ids))
+
+    def where(self, sample: int) -> tuple[Access, Ranges]:
+        """As the source says it.
+
+        Raises:
+            TypeError: it cannot.
+        """
+        return locatable(self._source).where(sample + self._start)
 
     def read(self, ids: Ids) -> dict[str, Tensor]:
         return self._source.read(ids + self._start)

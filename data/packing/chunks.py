@@ -12,7 +12,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from ..access import Access, NextUse
+from ..access import Access, NextUse, Ranges
 from ..errors import DataError
 from ..sources.source import Ids, Times, Tokens
 
@@ -80,6 +80,9 @@ class Chunks:
 
     def want(self, ids: Ids, due: Times) -> None:
         self._tokens.want(ids * self._length, self._length + 1, due)
+
+    def where(self, sample: int) -> tuple[Access, Ranges]:
+        return self._tokens.access, self._tokens.where(sample * self._length, self._length + 1)
 
     def read(self, ids: Ids) -> dict[str, Tensor]:
         """ "tokens": (len(ids), T + 1), of the type they have in their objects. Isolated also

@@ -13,7 +13,7 @@ import xxhash
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from ..access import Access, NextUse
+from ..access import Access, NextUse, Ranges
 from ..sources.source import Ids, Times, Tokens
 from .compile import INDEX, window_name
 
@@ -67,6 +67,13 @@ class Fitted:
             starts, lengths = self._pieces(sample)
             for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
                 self._tokens.want(np.array([start]), length, np.array([when]))
+
+    def where(self, sample: int) -> tuple[Access, Ranges]:
+        starts, lengths = self._pieces(sample)
+        pairs = zip(starts.tolist(), lengths.tolist(), strict=True)
+        found = [self._tokens.where(start, length) for start, length in pairs]
+        columns = zip(*found, strict=True)
+        return self._tokens.access, Ranges(*(np.concatenate(column) for column in columns))
 
     def read(self, ids: Ids) -> dict[str, Tensor]:
         """ "tokens": (n, T + 1), of their own type, whole pieces and then zeros. "targets",

@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..access import Access, NextUse
+from ..access import Access, NextUse, Ranges
 from ..errors import CorruptDataError
-from ..sources.source import Ids, Source, Stored, Times, read_at, spent
+from ..sources.source import Ids, Source, Stored, Times, locatable, read_at, spent
 from .policy import Place, Policy, Report, Ward
 from .rules import Column
 from .skips import Skips
@@ -53,6 +53,10 @@ class GoodSamples:
     @property
     def sample_bytes(self) -> int:
         return self._source.sample_bytes if isinstance(self._source, Stored) else 1
+
+    def where(self, sample: int) -> tuple[Access, Ranges]:
+        """Where the sample lies; that of a bad one, not of what takes its place."""
+        return locatable(self._source).where(sample)
 
     @property
     def accesses(self) -> Sequence[Access]:

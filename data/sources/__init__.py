@@ -6,6 +6,7 @@ A source knows how many samples it holds and what they are; not in which order t
 from .source import (
     Fixed,
     FixedColumn,
+    Locatable,
     Placed,
     Record,
     Records,
@@ -13,6 +14,7 @@ from .source import (
     Stored,
     Timed,
     Tokens,
+    locatable,
     read_at,
     spent,
 )
@@ -22,6 +24,7 @@ from .tensors import TensorSource
 __all__ = [
     "Fixed",
     "FixedColumn",
+    "Locatable",
     "Placed",
     "Record",
     "Records",
@@ -31,6 +34,7 @@ __all__ = [
     "TensorSource",
     "Timed",
     "Tokens",
+    "locatable",
     "read_at",
     "spent",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ..access import Access, NextUse
+from ..access import Access, NextUse, Ranges
 
 Ids = npt.NDArray[np.int64]
 Times = npt.NDArray[np.float64]
@@ -92,6 +92,30 @@ def spent(*sources: Source) -> Mapping[str, float]:
     return total
 
 
+@runtime_checkable
+class Locatable(Protocol):
+    """A source that can say where one of its samples lies."""
+
+    def where(self, sample: int) -> tuple[Access, Ranges]:
+        """The ranges of bytes that reading the sample alone reads, and of which objects. Blocks
+        where an object's header must be read to tell."""
+        ...
+
+
+def locatable(source: Source) -> Locatable:
+    """The source, where it can say where its samples lie.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not isinstance(source, Locatable):
+        raise TypeError(
+            f"{type(source).__name__}: found a source without a method where, needed one to say "
+            "where its samples lie; add it"
+        )
+    return source
+
+
 class Records(Protocol):
     """A fixed number of records, each a dict of values by column or file extension.
 
@@ -119,6 +143,11 @@ class Records(Protocol):
         ...
 
     def want(self, ids: Ids, due: Times) -> None: ...
+
+    def where(self, sample: int) -> Ranges:
+        """The ranges that hold the record: its own bytes, or those of the group it is decoded with.
+        Blocks where a header must be read to tell."""
+        ...
 
 
 class FixedColumn(NamedTuple):
@@ -181,3 +210,7 @@ class Tokens(Protocol):
         ...
 
     def want(self, starts: Ids, width: int, due: Times) -> None: ...
+
+    def where(self, start: int, width: int) -> Ranges:
+        """The ranges that hold the `width` tokens from `start` on."""
+        ...

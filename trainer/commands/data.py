@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ...data import inspect
+from .datasets.explain import explain_command
 from .datasets.lock import lock
 from .datasets.verify import verify
 from .prepare import prepare_command
@@ -30,3 +31,6 @@ def inspect_command(
 
 data.command("lock")(lock)
 data.command("verify")(verify)
+data.command(
+    "explain", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)(explain_command)

@@ -89,6 +89,11 @@ class GroupRecords:
         ranges = Ranges(*(arrays[name][groups[missing]] for name in names))
         self._access.want(ranges, due[order][first[missing]])
 
+    def where(self, sample: int) -> Ranges:
+        groups, _ = locate(self._ends, np.array([sample], dtype=np.int64))
+        names = ("group_places", "group_starts", "group_stops")
+        return Ranges(*(self._dataset.arrays[name][groups] for name in names))
+
     def _record(self, decoded: Rows, group: int, row: int) -> Record:
         try:
             return decoded.record(row)

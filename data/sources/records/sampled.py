@@ -12,7 +12,7 @@ from typing import NoReturn, final
 import numpy as np
 import numpy.typing as npt
 
-from ...access import Access
+from ...access import Access, Ranges
 from ...dataset import Dataset
 from ...errors import CorruptDataError
 from ..listing import RESTORE
@@ -105,6 +105,9 @@ class SampleRecords:
     def want(self, ids: Ids, due: Times) -> None:
         wanted = self._offsets.likely(*locate(self._ends, ids), due)
         self._access.want(wanted.ranges, wanted.due)
+
+    def where(self, sample: int) -> Ranges:
+        return self._offsets.ranges(*locate(self._ends, np.array([sample], dtype=np.int64)))
 
     def _refuse(self, place: int, row: int, error: Exception) -> NoReturn:
         raise CorruptDataError(

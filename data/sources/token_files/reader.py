@@ -81,6 +81,9 @@ class TokenArrays:
         ranges = Ranges(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
         self._access.want(ranges, np.concatenate(times))
 
+    def where(self, start: int, width: int) -> Ranges:
+        return self._pieces(start, width)
+
     def _first(self, starts: Ids, width: int) -> tuple[Ids, npt.NDArray[np.bool_]]:
         """The object in which each row begins, and whether it also ends there."""
         if len(starts) and not 0 <= int(starts.min()) <= int(starts.max()) <= len(self) - width:
