@@ -7,7 +7,7 @@ from .config import DataConfig, DataFormat  # noqa: I001 - one line a file
 from .corpus import Corpus, Mixed, Supply, open_corpus, order_of
 from .errors import ChangedError, CorruptDataError, DataError
 from .loader import Loader, Window, evaluation_batches, hand_off, share_microbatches
-from .looks import Piece, check, explain, is_local, write_lock_of
+from .looks import Measured, Piece, bench, check, explain, is_local, write_lock_of
 from .quarantine import BadRecord, Skips
 from .order import (
     ALGORITHM_VERSION, Cursor, Mixture, MixtureRecipe, Order, OrderRecipe, fit_recipe, mix,
@@ -19,9 +19,10 @@ from .verify import inspect, verify
 
 __all__ = [
     "ALGORITHM_VERSION", "BadRecord", "ChangedError", "Corpus", "CorruptDataError", "Cursor",
-    "DataConfig", "DataError", "DataFormat", "Loader", "Mixed", "Mixture", "MixtureRecipe",
-    "Order", "OrderRecipe", "Piece", "PreparedInfo", "Skips", "Source", "StoreConfig", "Subset",
-    "Supply", "TensorSource", "Tokenizer", "Window", "check", "evaluation_batches", "explain",
-    "fit_recipe", "hand_off", "inspect", "is_local", "mix", "open_corpus", "open_prepared",
-    "order_of", "prepare", "share_microbatches", "verify", "write_lock_of",
+    "DataConfig", "DataError", "DataFormat", "Loader", "Measured", "Mixed", "Mixture",
+    "MixtureRecipe", "Order", "OrderRecipe", "Piece", "PreparedInfo", "Skips", "Source",
+    "StoreConfig", "Subset", "Supply", "TensorSource", "Tokenizer", "Window", "bench", "check",
+    "evaluation_batches", "explain", "fit_recipe", "hand_off", "inspect", "is_local", "mix",
+    "open_corpus", "open_prepared", "order_of", "prepare", "share_microbatches", "verify",
+    "write_lock_of",
 ]  # fmt: skip

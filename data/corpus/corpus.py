@@ -55,16 +55,20 @@ class Corpus:
         self.supply.close()
 
 
-def open_corpus(config: DataConfig, *, report: Report) -> Corpus:
+def open_corpus(config: DataConfig, *, report: Report, supply: Supply | None = None) -> Corpus:
     """Prepares, lists, locks and packs what is not yet, then opens it. May take a while, and says
     so; any number of processes may call it at once.
+
+    Args:
+        supply: of the same settings, where another than the usual one is to be used; it becomes the
+            corpus's own.
 
     Raises:
         DataError: data or settings that cannot be used.
         CorruptDataError: data that is not what its index says.
         TransientError: a store that does not answer for long.
     """
-    supply = Supply(config, report)
+    supply = supply or Supply(config, report)
     try:
         return (
             _mixture(config, supply, report) if config.mixture else _single(config, supply, report)

@@ -20,9 +20,15 @@ class Supply:
     node's cache.
 
     Everything is opened at its first use, in the process that uses it; `close` ends it all.
+
+    Args:
+        extents: the folder of the cache, where it is not `folder`'s own.
     """
 
-    def __init__(self, config: DataConfig, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: DataConfig, report: Callable[[str], None], *, extents: Path | None = None
+    ) -> None:
+        self._extents = extents
         self._config = config
         self._report = report
         self._stores: dict[str, Patient] = {}
@@ -77,7 +83,7 @@ class Supply:
     def cache(self) -> Cache:
         """The node's cache of extents."""
         if self._cache is None:
-            folder = str(self.folder / "extents")
+            folder = str(self._extents or self.folder / "extents")
             self._cache = Cache.open(replace(self._config.cache, folder=folder))
             self._closers.append(self._cache.close)
         return self._cache

@@ -1,5 +1,6 @@
 """What a person asks of a dataset: is it whole, what is in it, what is read when, and how fast."""
 
+from .bench import Measured, bench
 from .check import Checked, check, check_dataset
 from .explain import Explained, Piece, explain
 from .lock import is_local, write_lock_of
@@ -7,7 +8,9 @@ from .lock import is_local, write_lock_of
 __all__ = [
     "Checked",
     "Explained",
+    "Measured",
     "Piece",
+    "bench",
     "check",
     "check_dataset",
     "explain",

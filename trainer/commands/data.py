@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ...data import inspect
+from .datasets.bench import bench_command
 from .datasets.explain import explain_command
 from .datasets.lock import lock
 from .datasets.verify import verify
@@ -31,6 +32,6 @@ def inspect_command(
 
 data.command("lock")(lock)
 data.command("verify")(verify)
-data.command(
-    "explain", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)(explain_command)
+_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+data.command("explain", context_settings=_OVERRIDES)(explain_command)
+data.command("bench", context_settings=_OVERRIDES)(bench_command)
