@@ -7,7 +7,7 @@ from .config import DataConfig, DataFormat  # noqa: I001 - one line a file
 from .corpus import Corpus, Mixed, Supply, open_corpus, order_of
 from .errors import ChangedError, CorruptDataError, DataError
 from .loader import Loader, Window, evaluation_batches, hand_off, share_microbatches
-from .looks import Measured, Piece, bench, check, explain, is_local, write_lock_of
+from .looks import (, Measured, Piece, bench, check, explain, is_local, write_lock_of
 from .quarantine import BadRecord, Skips
 from .order import (
     ALGORITHM_VERSION, Cursor, Mixture, MixtureRecipe, Order, OrderRecipe, fit_recipe, mix,

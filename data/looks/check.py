@@ -54,13 +54,18 @@ def check(url: str, supply: Supply, *, progress: Progress | None = None) -> Chec
     if found is not None:
         # A lock may lie elsewhere than what it speaks of.
         return check_dataset(found, supply.store(found.url), progress=progress)
-    if "://" not in url and (Path(url) / MANIFEST).exists():
+    if is_prepared(url):
         sizes = [path.stat().st_size for path in Path(url).iterdir() if path.is_file()]
         problems = verify(Path(url))
         return Checked(
             problems=problems, objects=len(sizes), bytes=sum(sizes), digested_bytes=sum(sizes)
         )
     return _check_prepared(url, supply.store(url), progress)
+
+
+def is_prepared(url: str) -> bool:
+    """Whether it is a folder of this machine that `keepstep data prepare` wrote, or tried to."""
+    return "://" not in url and (Path(url) / MANIFEST).exists()
 
 
 def check_dataset(dataset: Dataset, store: Store, *, progress: Progress | None = None) -> Checked:
