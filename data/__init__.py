@@ -7,7 +7,10 @@ from .config import DataConfig, DataFormat  # noqa: I001 - one line a file
 from .corpus import Corpus, Mixed, Supply, open_corpus, order_of
 from .errors import ChangedError, CorruptDataError, DataError
 from .loader import Loader, Window, evaluation_batches, hand_off, share_microbatches
-from .looks import (, Measured, Piece, bench, check, explain, is_local, write_lock_of
+from .looks import (
+    Measured, Piece, bench, check, describe, explain, histogram, is_local, is_prepared,
+    write_lock_of,
+)  # fmt: skip
 from .quarantine import BadRecord, Skips
 from .order import (
     ALGORITHM_VERSION, Cursor, Mixture, MixtureRecipe, Order, OrderRecipe, fit_recipe, mix,
@@ -22,7 +25,7 @@ __all__ = [
     "DataConfig", "DataError", "DataFormat", "Loader", "Measured", "Mixed", "Mixture",
     "MixtureRecipe", "Order", "OrderRecipe", "Piece", "PreparedInfo", "Skips", "Source",
     "StoreConfig", "Subset", "Supply", "TensorSource", "Tokenizer", "Window", "bench", "check",
-    "evaluation_batches", "explain", "fit_recipe", "hand_off", "inspect", "is_local", "mix",
-    "open_corpus", "open_prepared", "order_of", "prepare", "share_microbatches", "verify",
-    "write_lock_of",
+    "describe", "evaluation_batches", "explain", "fit_recipe", "hand_off", "histogram",
+    "inspect", "is_local", "is_prepared", "mix", "open_corpus", "open_prepared", "order_of",
+    "prepare", "share_microbatches", "verify", "write_lock_of",
 ]  # fmt: skip
