@@ -69,6 +69,8 @@ class Queue:
                 continue  # it was moved forward, and this is where it stood before
             one.is_waiting = False
             self._waiting -= 1
+            if one.is_over:
+                continue  # it waited to be asked for again, and a request under way answered
             if one.running() or one.set_running_or_notify_cancel():
                 return one
         return None

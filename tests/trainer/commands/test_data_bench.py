@@ -46,7 +46,8 @@ def test_a_bucket_is_fetched_when_cold_and_read_from_disk_when_warm(
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     cold, warm = found["cold"], found["warm"]
-    assert cold["counts"]["gets"] == server.counts()["requests"]["get"]
+    # Beside the ranges: a look for a lock, cold and warm.
+    assert cold["counts"]["gets"] + 2 == server.counts()["requests"]["get"]
     assert warm["counts"]["gets"] == 0 < warm["counts"]["disk_hits"]
     assert cold["counts"]["amplification"] > 0 == warm["counts"]["amplification"]
     for one in (cold, warm):
