@@ -74,7 +74,7 @@ class Supply:
             fetcher=self._fetcher(dataset.url, store),
             cache=cache,
             extent_bytes=size,
-            ahead_bytes=self._config.ahead_bytes,
+            ahead_bytes=self._ahead_bytes(),
             held_bytes=self._config.held_bytes,
         )
         self._closers.append(access.close)
@@ -93,6 +93,13 @@ class Supply:
         while self._closers:
             self._closers.pop()()
         self._stores, self._fetchers, self._cache = {}, {}, None
+
+    def _ahead_bytes(self) -> int:
+        """What is asked for, but no more than an eighth of what can be kept: more would push out
+        what is needed sooner."""
+        config = self._config
+        room = config.cache.disk_bytes + config.cache.ram_bytes + config.held_bytes
+        return max(1, min(config.ahead_bytes, room // 8))
 
     def _fetcher(self, url: str, store: Store) -> Fetcher:
         scheme = _scheme(url)

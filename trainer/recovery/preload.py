@@ -1,5 +1,6 @@
 """What the first training step imports lazily, imported before the fork, so that no worker pays."""
 
+import contextlib
 import importlib
 
 _LAZY = (
@@ -14,8 +15,14 @@ _LAZY = (
     "tokenizers",
 )
 
+# What data in a bucket needs, where it is installed.
+_OF_STORES = ("obstore.store", "botocore.session")
+
 
 def preload() -> None:
     """Imports only: no thread, no device, no arithmetic."""
     for name in _LAZY:
         importlib.import_module(name)
+    for name in _OF_STORES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
