@@ -56,7 +56,7 @@ def test_numbers_come_through_exactly(steps: int, lr: float) -> None:
         ("train.steps=abc", ("train.steps", "'abc'", "Integer")),
         ("train.steps=null", ("train.steps", "not Optional")),
         ("train.steps=1.5", ("train.steps", "'1.5'", "Integer")),
-        ("data.format=jsn", ("data.format", "'jsn'", "[auto, text, jsonl, parquet, tokens]")),
+        ("data.format=jsn", ("data.format", "'jsn'", "[auto, text, jsonl, parquet, arrow,")),
         ("run.on_change=ok", ("run.on_change", "'ok'", "[refuse, accept]")),
         ("model=llama_tiy", ("model", "'llama_tiy'", "llama_8b", "did you mean llama_tiny?")),
         ("optim=lyon", ("optim", "'lyon'", "needed one of adamw, lion", "did you mean lion?")),
