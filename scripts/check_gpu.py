@@ -82,7 +82,7 @@ def plain_loop(common: list[str], device: torch.device, corpus: Corpus) -> dict[
         begun = time.perf_counter()
         for first in range(0, samples, micro):
             ids = torch.arange(first, first + micro) + step * samples
-            tokens = source.read((ids % len(source)).numpy())["tokens"].to(device)
+            tokens = source.read((ids % len(source)).numpy())["tokens"].to(device).long()
             with torch.autocast(device.type, torch.bfloat16):
                 logits = compiled(tokens[:, :-1])
             loss = torch.nn.functional.cross_entropy(

@@ -67,7 +67,7 @@ def by_hand(config: RunConfig) -> list[float]:
     found = []
     with loader.open(0) as windows:
         for step in range(config.train.steps):
-            tokens = torch.cat([batch["tokens"] for batch in next(windows).batches])
+            tokens = torch.cat([batch["tokens"] for batch in next(windows).batches]).long()
             loss = plain(input_ids=tokens, labels=tokens).loss
             optimizer.zero_grad()
             loss.backward()
