@@ -102,6 +102,7 @@ def read(
         sequence_length=BYTES // 2 - 1,
         token_field="x",
         token_dtype="uint16" if kind != "tokens" else None,
+        vocabulary_size=2**16,
         eval_fraction=1e-6,
         cache=CacheConfig(folder=cache, free_bytes=0, disk_bytes=limit or 2**40),
         held_bytes=2**24 if limit else 2**28,

@@ -67,7 +67,7 @@ class CachedAccess:
         self._digests = ExtentDigests.of(dataset, extent_bytes)
         self._ahead_extents = max(1, ahead_bytes // extent_bytes)
         self._held = Held(held_bytes)
-        self._open = OpenViews(cache, self._name, extent_bytes)
+        self._open = OpenViews(cache, self._name, held_bytes // extent_bytes)
         self._lock = threading.Lock()
         self._coming: dict[int, _Coming] = {}
         self._unread: set[int] = set()

@@ -6,7 +6,7 @@ from typing import final
 
 from ..cache import Cache, ExtentName
 
-_KEPT_BYTES, _FEWEST = 256 * 2**20, 64
+_FEWEST = 64
 # The cache marks what is asked for as used, once a minute at most: it must be asked now and then.
 _ASK_AGAIN_SECONDS = 60.0
 
@@ -16,9 +16,9 @@ class OpenViews:
     """The newest ones, as `views`; a view stays readable when its entry is evicted, so that it need
     not be known."""
 
-    def __init__(self, cache: Cache, name: Callable[[int], ExtentName], size: int) -> None:
+    def __init__(self, cache: Cache, name: Callable[[int], ExtentName], kept: int) -> None:
         self._cache = cache
-        self._kept = max(_FEWEST, _KEPT_BYTES // size)
+        self._kept = max(_FEWEST, kept)
         self._name = name
         self.views: dict[int, memoryview] = {}
         self._until = 0.0
