@@ -10,6 +10,7 @@ from .prepare.config import PrepareConfig
 from .quarantine.policy import OnBad
 from .store import StoreConfig
 
+TOKEN_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "int64")
 CORPORA = ("shakespeare", "stdlib")
 
 
@@ -211,6 +212,11 @@ class DataConfig:
             raise ValueError(
                 f"data.eval_fraction: found {self.eval_fraction}, needed a number between 0 and 1, "
                 "both excluded; set data.eval_fraction=0.05 or leave it out"
+            )
+        if self.token_dtype not in (None, *TOKEN_DTYPES):
+            raise ValueError(
+                f"data.token_dtype: found {self.token_dtype!r}, needed one of "
+                f"{', '.join(TOKEN_DTYPES)}; set data.token_dtype=uint16 for most tokenizers"
             )
         for change in self.mixture_changes:
             if len(change.weights) != len(self.mixture):

@@ -40,3 +40,8 @@ def test_a_number_too_small_is_refused(key: str, value: int, least: int) -> None
 def test_an_eval_fraction_must_lie_between_nothing_and_all(fraction: float) -> None:
     with pytest.raises(ValueError, match=f"data.eval_fraction: found {fraction}"):
         DataConfig(name="stdlib", eval_fraction=fraction)
+
+
+def test_a_type_that_token_ids_cannot_have_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data.token_dtype: found 'float32', needed one of uint8"):
+        DataConfig(name="stdlib", token_dtype="float32")
