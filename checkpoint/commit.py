@@ -8,25 +8,26 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from .claims import OPEN, Fence
 from .dtypes import num_bytes
-from .errors import SHOWN, CheckpointError, DiskFullError
+from .errors import SHOWN, CheckpointError, DiskFullError, FencedError
 from .exchange import Exchange, RanksFailedError, gather_results, share
-from .layout import Chunk, State, local_chunks, plan_writes
 from .listing import committed, folder_name, remove_checkpoint
 from .manifest import MANIFEST, FileEntry, Manifest, chunk_from, encode
-from .shardfile import write_shard
-from .specs import Spec, gather_specs
+from .part import Part
+from .pieces import num_pieces
+from .seal import PLAIN, Seal
+from .specs import Spec
 from .stores import Store
 
 # Upper bounds of what a box adds to a header and to the manifest, beside its name.
 _BOX_BYTES, _MANIFEST_BYTES = 700, 16384
-Chunks = list[tuple[Chunk, torch.Tensor]]
+# A SHA-256 and a tag of each piece, as hex digits.
+_PIECE_BYTES = 96
 _logger = logging.getLogger(__name__)
 
 
@@ -41,77 +42,81 @@ class Cargo:
 
 
 def commit(
-    place: Store, exchange: Exchange, state: State, cargo: Cargo, *, holders: Sequence[int]
+    place: Store,
+    exchange: Exchange,
+    part: Part,
+    cargo: Cargo,
+    fence: Fence = OPEN,
+    seal: Seal = PLAIN,
 ) -> tuple[str, int]:
-    """Collective: saves the state under a folder of its own; answers the folder and its bytes.
+    """Collective: saves the parts under a folder of their own; answers the folder and its bytes.
 
-    The checkpoint holds every name that is in the state of any rank. `holders` are the ranks that
-    have the same names as this one. Blocks until the checkpoint is durable. If any rank fails, all
-    do: the attempt is removed and what was there before is as it was.
+    The checkpoint holds every name that is in the part of any rank. Needs no process group: the
+    ranks may be guardians that speak over a store. Blocks until the checkpoint is durable. If any
+    rank fails, all do: the attempt is removed and what was there before is as it was.
+
+    Args:
+        fence: asked on rank 0 just before the manifest is published.
+        seal: what is signed on rank 0, and encrypted on each, with one key.
 
     Raises:
         DiskFullError: on every rank, if a rank was told that no space or quota is left.
+        FencedError: on every rank, if this job, or this generation of it, may write no more.
         CheckpointError: on every rank, if a rank failed in another way.
-        ValueError: on every rank, before any work, for a dtype or placement that checkpoints do
-            not hold, or a name with which two ranks mean different tensors.
+        ValueError: on every rank, before any work, as `Part.specs`.
     """
-    specs = gather_specs(exchange, state)
-    needed, chunks = _needed_bytes(specs), _own_chunks(state, exchange.rank, holders)
+    specs = part.specs(exchange)
     attempt = share(exchange, lambda: secrets.token_hex(4).encode()).decode()
     folder = folder_name(cargo.step, attempt)
     try:
-        reports = gather_results(exchange, lambda: _write_own(place, folder, exchange.rank, chunks))
-        count = share(exchange, lambda: _publish(place, folder, attempt, cargo, reports, specs))
+        reports = gather_results(
+            exchange, lambda: _write_own(place, folder, exchange.rank, part, seal)
+        )
+
+        def publish() -> bytes:
+            manifest = _merge(place, attempt, cargo, reports, specs, fence)
+            return _publish(place, folder, manifest, fence, seal)
+
+        count = share(exchange, publish)
     except RanksFailedError as error:
-        raise _abandon(place, exchange, folder, error, cargo.step, needed) from error
+        raise _abandon(place, exchange, folder, error, cargo.step, needed_bytes(specs)) from error
     return folder, int(count)
 
 
-def needed_bytes(exchange: Exchange, state: State) -> int:
-    """Collective: bytes that a checkpoint takes at most, each tensor counted once over all ranks.
+def needed_bytes(specs: Mapping[str, Spec]) -> int:
+    """Bytes that a checkpoint of these tensors takes at most, each counted once over all ranks."""
+    total = _MANIFEST_BYTES
+    for name, spec in specs.items():
+        count = num_bytes(spec.dtype, spec.shape)
+        total += count + num_pieces(count) * _PIECE_BYTES
+        total += spec.boxes * (_BOX_BYTES + _PIECE_BYTES + 4 * len(name.encode()))
+    return total
 
-    Raises:
-        ValueError: as `commit`.
-    """
-    return _needed_bytes(gather_specs(exchange, state))
 
-
-def require_space(place: Store, exchange: Exchange, state: State) -> None:
-    """Collective: raises DiskFullError on every rank if the place cannot hold one checkpoint."""
-    needed = needed_bytes(exchange, state)
+def require_space(place: Store, exchange: Exchange, needed: int) -> None:
+    """Collective: raises DiskFullError on every rank if the place cannot take `needed` bytes."""
     free = [json.loads(answer) for answer in gather_results(exchange, _free_bytes(place))]
     least = min((count for count in free if count is not None), default=needed)
     if least < needed:
         raise DiskFullError(place.address(), free_bytes=least, needed_bytes=needed)
 
 
-def _needed_bytes(specs: dict[str, Spec]) -> int:
-    return _MANIFEST_BYTES + sum(
-        num_bytes(spec.dtype, spec.shape) + spec.boxes * (_BOX_BYTES + 4 * len(name.encode()))
-        for name, spec in specs.items()
-    )
-
-
-def _own_chunks(state: State, rank: int, holders: Sequence[int]) -> Chunks:
-    mine = plan_writes(state, rank=rank, holders=holders)
-    return [held for held in local_chunks(state) if held[0].name in mine]
-
-
-def _write_own(place: Store, folder: str, rank: int, chunks: Chunks) -> bytes:
-    if not chunks:
+def _write_own(place: Store, folder: str, rank: int, part: Part, seal: Seal) -> bytes:
+    written = part.write(place, folder, rank, seal)
+    if written is None:
         return b"null"
-    file, entries = write_shard(place, folder, rank, chunks)
-    return json.dumps([dataclasses.asdict(file), [dataclasses.asdict(e) for e in entries]]).encode()
+    file, entries = written
+    return json.dumps([dataclasses.asdict(file), entries]).encode()
 
 
-def _publish(
+def _merge(
     place: Store,
-    folder: str,
     attempt: str,
     cargo: Cargo,
     reports: list[bytes],
     specs: dict[str, Spec],
-) -> bytes:
+    fence: Fence,
+) -> Manifest:
     files, chunks = [], []
     for file, entries in filter(None, map(json.loads, reports)):
         files.append(FileEntry(**file))
@@ -123,7 +128,7 @@ def _publish(
             f"{len(unwritten)} tensors were written by no rank ({', '.join(unwritten[:SHOWN])}), "
             "but each must be by one: name as holders the ranks whose states have the same names"
         )
-    manifest = Manifest(
+    return Manifest(
         step=cargo.step,
         attempt=attempt,
         created=_next_time(place),
@@ -132,10 +137,18 @@ def _publish(
         lineage=cargo.lineage,
         files=tuple(files),
         chunks=tuple(chunks),
+        claim=fence.claim and fence.claim.number,
+        run=fence.claim and fence.claim.run,
     )
-    raw = encode(manifest)
+
+
+def _publish(place: Store, folder: str, manifest: Manifest, fence: Fence, seal: Seal) -> bytes:
+    raw = encode(manifest, seal.sign)
+    # Last, so that little time is left in which another could begin; what slips through still is
+    # never the newest, since listings go by the claim.
+    fence.check(place, folder, step=manifest.step)
     place.create(f"{folder}/{MANIFEST}", [raw])
-    return str(len(raw) + sum(file.bytes for file in files)).encode()
+    return str(len(raw) + sum(file.bytes for file in manifest.files)).encode()
 
 
 def _next_time(place: Store) -> float:
@@ -163,6 +176,8 @@ def _abandon(
 
     free = json.loads(share(exchange, remove))
     path = place.address(folder)
+    if failed.is_fenced:
+        return FencedError(f"Step {step} was not saved: {failed}", path=path, step=step)
     if failed.is_full:
         return DiskFullError(place.address(), free_bytes=free or 0, needed_bytes=needed)
     return CheckpointError(

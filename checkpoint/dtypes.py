@@ -25,6 +25,7 @@ _CODES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+BY_CODE = {code: name for name, code in _CODES.items()}
 BY_NAME: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _CODES}
 
 

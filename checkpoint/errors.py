@@ -2,6 +2,8 @@
 
 CheckpointError(RuntimeError)     a save or a restore did not come through
   CorruptError                    a byte is wrong, missing or short
+  SealError                       a key or a signature is not the right one
+  FencedError                     another job writes there now, or a later generation of this one
 MismatchError(ValueError)         a checkpoint of another model, or of another format version
 DiskFullError(OSError)            the place cannot hold it
 """
@@ -35,6 +37,17 @@ class CorruptError(CheckpointError):
         )
         self.file = file
         self.reason = reason
+
+
+@final
+class SealError(CheckpointError):
+    """A checkpoint is not signed by whom it must be, or is encrypted with another key: it is
+    refused, and no older one is taken for it."""
+
+
+@final
+class FencedError(CheckpointError):
+    """The save was not published: this job may write there no more. Trying again is of no use."""
 
 
 @final
@@ -82,7 +95,7 @@ class VersionError(ValueError):
     def __init__(self, path: str, *, found: object, known: int) -> None:
         super().__init__(
             f"Checkpoint {path} has format_version {found}, but this release reads "
-            f"format_version {known}: use the release of keepstep that wrote it."
+            f"format_version {known} and older: use the release of keepstep that wrote it."
         )
         self.path = path
 

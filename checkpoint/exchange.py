@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, final
 
 from .digest import digest_bytes
+from .errors import FencedError
 
 _DONE, _FAILED = b"+", b"-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -49,11 +50,13 @@ class SoloExchange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """What one rank ran into; `is_full` where the system said that no space or quota is left."""
+    """What one rank ran into; `is_full` where the system said that no space or quota is left,
+    `is_fenced` where the job may write no more."""
 
     rank: int
     reason: str
     is_full: bool
+    is_fenced: bool
 
 
 class RanksFailedError(RuntimeError):
@@ -67,6 +70,10 @@ class RanksFailedError(RuntimeError):
     def is_full(self) -> bool:
         return any(failure.is_full for failure in self.failures)
 
+    @property
+    def is_fenced(self) -> bool:
+        return any(failure.is_fenced for failure in self.failures)
+
 
 def gather_results(exchange: Exchange, work: Callable[[], bytes]) -> list[bytes]:
     """Collective: runs `work` on every rank and answers what each returned, in order.
@@ -79,13 +86,14 @@ def gather_results(exchange: Exchange, work: Callable[[], bytes]) -> list[bytes]
         payload = _DONE + work()
     except Exception as error:
         cause = error
-        payload = _FAILED + json.dumps([_reason(error), _is_full(error)]).encode()
+        kinds = [_is_full(error), isinstance(error, FencedError)]
+        payload = _FAILED + json.dumps([_reason(error), *kinds]).encode()
     payloads = exchange.gather_bytes(payload)
     failures = [
-        Failure(rank=rank, reason=reason, is_full=is_full)
+        Failure(rank=rank, reason=reason, is_full=is_full, is_fenced=is_fenced)
         for rank, answer in enumerate(payloads)
         if answer[:1] == _FAILED
-        for reason, is_full in [json.loads(answer[1:])]
+        for reason, is_full, is_fenced in [json.loads(answer[1:])]
     ]
     if failures:
         raise RanksFailedError(failures) from cause

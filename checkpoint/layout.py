@@ -8,6 +8,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -18,6 +19,25 @@ from .dtypes import dtype_name, num_bytes
 _RESERVED = "__metadata__"
 State = Mapping[str, torch.Tensor]
 Box = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class Boxed(Protocol):
+    """Whatever says which box of which tensor it is."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def global_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def offsets(self) -> tuple[int, ...]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,30 +5,26 @@ Composes this room; owns no format and no thread.
 
 import dataclasses
 import json
-import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, final
 
-import torch
-
+from .claims import OPEN, Fence
 from .commit import Cargo, commit, needed_bytes, require_space
-from .errors import CheckpointError, CorruptError
+from .errors import CheckpointError, CorruptError, SealError, VersionError
 from .exchange import Exchange, RanksFailedError, share
 from .layout import State
-from .listing import Found, collect_debris, committed, parse_manifest, remove_checkpoint
+from .listing import committed, parse_manifest
 from .manifest import MANIFEST, Manifest
-from .reader import check_match, copy_into, read_state
-from .retention import steps_to_remove
-from .specs import Spec, gather_specs
+from .part import LivePart
+from .prune import tidy
+from .reader import Reader, Target, check_match, narrow
+from .retention import Keep
+from .seal import PLAIN, Seal
+from .specs import gather_specs
 from .stores import Store, read_bytes
 from .verify import Damage, damage_of
-
-# Longer than any pause between two writes of a save that still lives.
-_DEBRIS_AGE = timedelta(minutes=15)
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,13 +39,15 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restored:
-    """What was loaded, and the newer checkpoints that were passed over because of damage."""
+    """What was loaded; and in `damaged` the newer ones that were passed over."""
 
     step: int
     path: str
     progress: dict[str, Any]
     lineage: dict[str, Any]
     damaged: list[Damage]
+    left: list[str] = field(default_factory=list)
+    """Names of any rank's state that `only` left as they were."""
 
 
 @final
@@ -65,9 +63,11 @@ class Checkpoints:
     Args:
         place: where they lie.
         exchange: how the ranks speak; used by the calling thread only.
-        keep: how many of the newest whole ones stay, at least 1.
+        keep: what stays of what was saved; a number means so many of the newest whole ones.
         holders: global ranks whose saved states have the same names as this rank's, this one
             among them, sorted, such as those of its pipeline stage; None means all.
+        fence: who may publish, asked on rank 0.
+        seal: what is signed and encrypted, and whose signatures are taken; the same on each rank.
     """
 
     def __init__(
@@ -75,12 +75,16 @@ class Checkpoints:
         place: Store,
         exchange: Exchange,
         *,
-        keep: int,
+        keep: int | Keep,
         holders: Sequence[int] | None = None,
+        fence: Fence = OPEN,
+        seal: Seal = PLAIN,
     ) -> None:
         self._place = place
         self._exchange = exchange
-        self._keep = keep
+        self._keep = Keep(last=keep) if isinstance(keep, int) else keep
+        self._fence = fence
+        self._seal = seal
         self._holders = range(exchange.size) if holders is None else holders
         if exchange.rank not in self._holders:
             raise ValueError(
@@ -106,15 +110,17 @@ class Checkpoints:
 
         Raises:
             DiskFullError: on every rank; the attempt is removed, older checkpoints are untouched.
+            FencedError: likewise, if another job or a later generation writes there now.
             CheckpointError: likewise, for any other failure of any rank.
             ValueError: on every rank, before any work, for a dtype or placement that checkpoints
                 do not hold, or a name with which two ranks mean different tensors.
         """
         begun = time.monotonic()
         cargo = Cargo(step=step, topology=topology, progress=progress, lineage=lineage)
-        folder, count = commit(self._place, self._exchange, state, cargo, holders=self._holders)
+        part = LivePart(state, self._holders)
+        folder, count = commit(self._place, self._exchange, part, cargo, self._fence, self._seal)
         if self._exchange.rank == 0:
-            self._tidy()
+            tidy(self._place, self._keep)
         return Saved(
             step=step,
             path=self._place.address(folder),
@@ -122,31 +128,57 @@ class Checkpoints:
             seconds=time.monotonic() - begun,
         )
 
-    def restore(self, state: State, *, step: int | None = None) -> Restored | None:
-        """Collective: loads the newest whole checkpoint, or the newest whole one of `step`.
+    def restore(
+        self,
+        state: State,
+        *,
+        step: int | None = None,
+        name: str | None = None,
+        only: Sequence[str] | None = None,
+        in_place: bool = False,
+    ) -> Restored | None:
+        """Collective: loads the newest whole checkpoint, or the newest whole one of `step`, or
+        the one in the folder `name`.
 
-        The state has what this rank is to fill. The live tensors are written only once every rank
-        has read and proven its part. None if there is no checkpoint (of that step).
+        The state has what this rank is to fill. Its tensors are written only once every rank has
+        read and proven its part, which takes as much memory again. None if there is no such
+        checkpoint.
+
+        Args:
+            only: globs; of state and checkpoint the names that match any are taken, such as the
+                weights alone, and the rest is as if it were not there.
+            in_place: tensors are read into directly, which saves that memory and its time. Where
+                this raises CheckpointError or VersionError then, they hold anything: the caller
+                must not go on with them.
 
         Raises:
             MismatchError: on every rank, if a whole manifest has other names, dtypes or shapes than
                 the states of all ranks together; nothing was loaded.
-            VersionError: if one is of an unknown format version; nothing was loaded.
-            ValueError: as `save`.
+            VersionError: if one is of an unknown format version.
+            ValueError: as `save`, or for a glob that no name matches.
+            SealError: on every rank, for a checkpoint that is not signed as it must be, or is
+                encrypted with another key; no older one is taken for it.
             CheckpointError: if there are checkpoints and none is whole, or none can be listed.
         """
         damaged: list[Damage] = []
-        folders = self._candidates(step)
-        specs = gather_specs(self._exchange, state) if folders else {}
+        folders = self._candidates(step, name)
+        every = gather_specs(self._exchange, state) if folders else {}
+        state, specs, left = narrow(state, every, only)
         for folder in folders:
             manifest = self._manifest(folder, damaged)
-            if manifest and self._load(folder, manifest, state, specs, damaged):
+            if manifest is None:
+                continue
+            path = self._place.address(folder)
+            # The same verdict everywhere: both are shared.
+            check_match(manifest, specs, path=path, only=only)
+            if self._load(folder, manifest, state, damaged, in_place=in_place):
                 return Restored(
                     step=manifest.step,
-                    path=self._place.address(folder),
+                    path=path,
                     progress=manifest.progress,
                     lineage=manifest.lineage,
                     damaged=damaged,
+                    left=left,
                 )
         if folders:
             raise self._none_whole(damaged, step)
@@ -158,17 +190,17 @@ class Checkpoints:
 
     def needed_bytes(self, state: State) -> int:
         """Collective: bytes that a checkpoint of all ranks' states takes at most."""
-        return needed_bytes(self._exchange, state)
+        return needed_bytes(gather_specs(self._exchange, state))
 
     def require_space(self, state: State) -> None:
         """Collective: raises DiskFullError on every rank if the place cannot hold a checkpoint."""
-        require_space(self._place, self._exchange, state)
+        require_space(self._place, self._exchange, self.needed_bytes(state))
 
-    def _candidates(self, step: int | None) -> list[str]:
+    def _candidates(self, step: int | None, name: str | None) -> list[str]:
         # One rank looks for all: on network disks each rank may see another listing.
         def look() -> bytes:
-            found = committed(self._place)
-            return json.dumps([one.folder for one in found if step in (None, one.step)]).encode()
+            found = [one for one in committed(self._place) if step in (None, one.step)]
+            return json.dumps([one.folder for one in found if name in (None, one.folder)]).encode()
 
         path = self._place.address()
         try:
@@ -184,37 +216,70 @@ class Checkpoints:
         path = self._place.address(folder)
         try:
             raw = share(self._exchange, lambda: read_bytes(self._place, f"{folder}/{MANIFEST}"))
-            return parse_manifest(self._place, folder, raw)
-        except CorruptError as error:
-            damaged.append(damage_of(error, path=path))
         except RanksFailedError as error:
             damaged.append(Damage(path=path, file=MANIFEST, reason=str(error)))
-        return None
+            return None
+        found: list[Manifest] = []
+
+        def parse() -> None:
+            manifest = parse_manifest(self._place, folder, raw, self._seal.check(path))
+            self._seal.check_digests(path, manifest)
+            found.append(manifest)
+
+        return found[0] if self._all_do(parse, path, damaged) else None
 
     def _load(
         self,
         folder: str,
         manifest: Manifest,
         state: State,
-        specs: dict[str, Spec],
         damaged: list[Damage],
+        *,
+        in_place: bool,
     ) -> bool:
         """Whether the state was loaded; if any rank met damage it was not, and that is noted."""
         path = self._place.address(folder)
-        check_match(manifest, specs, path=path)  # the same verdict everywhere: both are shared
+        staged: list[Target] = []
+
+        def read() -> None:
+            opener = self._seal.opener(path, folder, manifest)
+            reader = Reader(self._place, folder, manifest, opener)
+            reader.check_files(rank=self._exchange.rank, size=self._exchange.size)
+            if in_place:
+                reader.fill(state)
+            else:
+                staged.extend(reader.stage(state))
+
+        is_whole = self._all_do(read, path, damaged)
+        for target in staged if is_whole else ():
+            target.settle()
+        return is_whole
+
+    def _all_do(self, work: Callable[[], None], path: str, damaged: list[Damage]) -> bool:
+        """Collective: whether `work` met no damage on any rank; what it met is noted on all.
+
+        Raises:
+            SealError, VersionError: on every rank, where `work` raised one on any.
+        """
         own: Damage | None = None
-        staged: dict[str, torch.Tensor] = {}
-        rank, size = self._exchange.rank, self._exchange.size
+        refusal: SealError | VersionError | None = None
         try:
-            staged = read_state(self._place, folder, manifest, state, rank=rank, size=size)
+            work()
+        except (SealError, VersionError) as error:
+            refusal = error
         except (CorruptError, OSError) as error:
             own = damage_of(error, path=path)
-        if self._exchange.all_agree(own is None):
-            copy_into(state, staged)
+        if self._exchange.all_agree(own is None and refusal is None):
             return True
-        note = json.dumps(own and dataclasses.asdict(own)).encode()
-        notes = filter(None, map(json.loads, self._exchange.gather_bytes(note)))
-        damaged.extend(dict.fromkeys(Damage(**fields) for fields in notes))
+        said = str(refusal) if isinstance(refusal, SealError) else None
+        note = json.dumps([own and dataclasses.asdict(own), said]).encode()
+        notes = list(map(json.loads, self._exchange.gather_bytes(note)))
+        if refusal is not None:
+            raise refusal
+        for _, reason in notes:
+            if reason is not None:
+                raise SealError(reason, path=path)
+        damaged.extend(dict.fromkeys(Damage(**fields) for fields, _ in notes if fields))
         return False
 
     def _none_whole(self, damaged: list[Damage], step: int | None) -> CheckpointError:
@@ -226,26 +291,3 @@ class Checkpoints:
             path=self._place.address(),
             step=step,
         )
-
-    def _tidy(self) -> None:
-        """Retention and debris. The checkpoint is committed, so trouble here is only reported."""
-        try:
-            for found in _beyond(committed(self._place), self._place, self._keep):
-                remove_checkpoint(self._place, found.folder)
-            collect_debris(self._place, older_than=_DEBRIS_AGE, now=time.time())
-        except OSError as error:
-            _logger.warning("Could not tidy %s: %s", self._place.address(), error)
-
-
-def _beyond(found: list[Found], place: Store, keep: int) -> list[Found]:
-    """Checkpoints older than the newest `keep` whole ones; a torn one does not count as one."""
-    whole = [one for one in found if one.manifest and _has_files(place, one.folder, one.manifest)]
-    gone = steps_to_remove(whole, keep)
-    return found[found.index(gone[0]) :] if gone else []
-
-
-def _has_files(place: Store, folder: str, manifest: Manifest) -> bool:
-    try:
-        return all(place.size(f"{folder}/{file.name}") == file.bytes for file in manifest.files)
-    except FileNotFoundError:
-        return False

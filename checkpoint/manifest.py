@@ -1,42 +1,69 @@
-"""The manifest: what a checkpoint holds, as one line of canonical JSON that is its own proof.
+"""The manifest: what a checkpoint holds, as one line of JSON that is its own proof.
 
 Owns the record and its checks. Does not read or write files.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from .digest import digest_bytes
-from .dtypes import BY_NAME, num_bytes
+from .dtypes import BY_NAME
 from .errors import CorruptError, VersionError
 from .layout import Chunk
+from .pieces import PIECE_BYTES, num_pieces
+from .tiling import check_tilings
 
 MANIFEST = "manifest.json"
 FORMAT = "keepstep-checkpoint"
-FORMAT_VERSION = 1
-_FILE = re.compile(r"rank-\d{5}\.safetensors", re.ASCII)
-_DIGEST = re.compile(r"[0-9a-f]{32}", re.ASCII)
+FORMAT_VERSION = 3
+_FILE = re.compile(r"rank-\d{5}\.(safetensors|sealed)", re.ASCII)
+_HEX = re.compile(r"[0-9a-f]*", re.ASCII)
+# Of each piece: an xxh3-128 or a SHA-256, and the tag of its encryption; of a file: its salt.
+_DIGITS, _STRONG_DIGITS, _TAG_DIGITS, _SALT_DIGITS = 32, 64, 32, 32
+# The digest comes first and is of all that follows it, so that nothing need be written again to
+# prove it. The head has a digest of its own, so that a listing reads and proves no boxes.
+_FORMAT = re.compile(
+    rb'\{"digest":"([0-9a-f]{32})","format":"%b","format_version":(\d{1,9}),' % FORMAT.encode(),
+    re.ASCII,
+)
+_HEAD = re.compile(
+    rb'"head_bytes":(\d{1,12}),"head_digest":"([0-9a-f]{32})","signature":"([0-9a-f]*)","head":',
+    re.ASCII,
+)
+_TENSORS = b',"tensors":'
+Check = Callable[[bytes, str], None]
+"""Told what was signed and the signature, hex digits, none where nobody signed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileEntry:
-    """A shard file: its bytes, and the bytes and digest of its header, before the first tensor."""
+    """A shard file: its bytes, and the bytes and digest of its header, before the first tensor.
+
+    `salt` is what its key was derived with, as hex digits; empty where it is not encrypted.
+    """
 
     name: str
     bytes: int
     header_bytes: int
     header_digest: str
+    salt: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChunkEntry:
-    """A box and the bytes of `file` from `start` to `end` (exclusive) that hold it."""
+class ChunkEntry(NamedTuple):
+    """A box and the bytes of `file` from `start` to `end` (exclusive) that hold it.
+
+    `digest` is that of each piece of these bytes, one behind the other; `tags` likewise, where
+    they are encrypted.
+    """
 
     name: str
     dtype: str
@@ -47,6 +74,7 @@ class ChunkEntry:
     start: int
     end: int
     digest: str
+    tags: str = ""
 
     @property
     def chunk(self) -> Chunk:
@@ -60,8 +88,12 @@ class ChunkEntry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Manifest:
-    """One checkpoint. `created` is in unix seconds; `progress` and `lineage` are any JSON."""
+class Head:
+    """A checkpoint without its tensors: what a listing reads.
+
+    `created` is in unix seconds; `progress` and `lineage` are any JSON. `claim` and `run` say
+    which job wrote it (see `claims`); None where none had claimed the place.
+    """
 
     step: int
     attempt: str
@@ -70,186 +102,300 @@ class Manifest:
     progress: dict[str, Any]
     lineage: dict[str, Any]
     files: tuple[FileEntry, ...]
+    claim: int | None = None
+    run: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest(Head):
+    """One checkpoint, and where each box of its tensors lies."""
+
     chunks: tuple[ChunkEntry, ...]
 
     def by_name(self) -> dict[str, list[ChunkEntry]]:
-        """The chunks of each tensor, names sorted."""
+        """The chunks of each tensor by offsets, names sorted."""
         found: dict[str, list[ChunkEntry]] = defaultdict(list)
-        for entry in sorted(self.chunks, key=lambda entry: (entry.name, entry.offsets)):
+        for entry in self.chunks:
             found[entry.name].append(entry)
-        return dict(found)
+        for entries in found.values():
+            if len(entries) > 1:
+                entries.sort(key=lambda entry: entry.offsets)
+        return dict(sorted(found.items()))
+
+    @property
+    def is_strong(self) -> bool:
+        """Whether the digests are such that nobody can build other bytes of equal ones."""
+        return all(len(file.header_digest) == _STRONG_DIGITS for file in self.files) and all(
+            len(entry.digest) == _STRONG_DIGITS * num_pieces(entry.end - entry.start)
+            for entry in self.chunks
+        )
 
 
-def chunk_from(record: dict[str, Any]) -> ChunkEntry:
+_PLAIN = tuple(field.name for field in dataclasses.fields(Head) if field.name != "files")
+
+
+def accept(signed: bytes, signature: str) -> None:
+    """Takes a manifest whoever wrote it."""
+
+
+def chunk_from(record: Sequence[Any]) -> ChunkEntry:
     """A chunk as JSON gives it, its lists made tuples again; nothing is checked."""
-    boxes = {name: tuple(record[name]) for name in ("global_shape", "offsets", "shape")}
-    return ChunkEntry(**{**record, **boxes})
+    name, dtype, global_shape, offsets, shape, *rest = record
+    return ChunkEntry(name, dtype, tuple(global_shape), tuple(offsets), tuple(shape), *rest)
 
 
-def encode(manifest: Manifest) -> bytes:
-    """The manifest as one line of JSON, its own digest in it.
+def encode(manifest: Manifest, sign: Callable[[bytes], str] = lambda signed: "") -> bytes:
+    """The manifest as one line of JSON that begins with the digest of the rest.
+
+    Args:
+        sign: makes a signature, as hex digits, of the head and the tensors.
 
     Raises:
         ValueError: if it could not be decoded again: boxes that leave a gap or overlap, names
             twice, values that JSON does not hold as they are.
     """
-    record = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
-    record["digest"] = digest_bytes(_canonical(record))
-    raw = _canonical(record)
-    if decode(raw, path="(the manifest about to be written)") != manifest:
+    for file in manifest.files:
+        _check_file(file)
+    by_name = manifest.by_name()
+    _check(manifest, by_name)
+    free = [manifest.topology, manifest.progress, manifest.lineage]
+    if json.loads(json.dumps(free, allow_nan=False)) != free:
         raise ValueError(
             "The progress or lineage of a checkpoint holds values that JSON changes, but must "
             "come back as they are: use str keys, lists, numbers, strings, booleans and None."
         )
-    return raw
+    head = _json(
+        {
+            **{name: getattr(manifest, name) for name in _PLAIN},
+            "files": [dataclasses.asdict(file) for file in manifest.files],
+        }
+    )
+    body = head + _TENSORS + _json(_group(manifest.files, by_name)) + b"}"
+    rest = (
+        b'"format":"%b","format_version":%d,"head_bytes":%d,"head_digest":"%b","signature":"%b",'
+        b'"head":'
+        % (
+            *(FORMAT.encode(), FORMAT_VERSION, len(head), digest_bytes(head).encode()),
+            sign(body).encode(),
+        )
+    )
+    rest += body
+    return b'{"digest":"%b",%b' % (digest_bytes(rest).encode(), rest)
 
 
-def decode(raw: bytes, *, path: str) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where the parts of a manifest's bytes lie: `head` from `start` to `end`, before that who
+    vouches for what."""
+
+    start: int
+    end: int
+    digest: str
+    head_digest: str
+    signature: str
+
+
+def _frame(raw: bytes, path: str) -> _Frame:
+    opening = _FORMAT.match(raw)
+    if opening is None:
+        raise CorruptError("is not of a keepstep checkpoint", path=path, file=MANIFEST)
+    if int(opening[2]) != FORMAT_VERSION:
+        raise VersionError(path, found=int(opening[2]), known=FORMAT_VERSION)
+    rest = _HEAD.match(raw, opening.end())
+    if rest is None:
+        raise CorruptError("is not a manifest", path=path, file=MANIFEST)
+    start = rest.end()
+    end = start + int(rest[1])
+    return _Frame(start, end, *(part.decode() for part in (opening[1], rest[2], rest[3])))
+
+
+def head_end(raw: bytes, *, path: str) -> int:
+    """How many of a manifest's bytes its head needs, from the first few hundred; raises as
+    `decode`."""
+    return _frame(raw, path).end
+
+
+def decode_head(raw: bytes, *, path: str) -> Head:
+    """The head, proven, from the beginning of a manifest's bytes; raises as `decode`. What lies
+    behind it may be damaged."""
+    frame = _frame(raw, path)
+    head = raw[frame.start : frame.end]
+    if digest_bytes(head) != frame.head_digest:
+        raise CorruptError("its head does not match its digest", path=path, file=MANIFEST)
+    with _Said(path):
+        return Head(**_parse_head(json.loads(head)))
+
+
+def prove(raw: bytes, *, path: str) -> None:
+    """Raises as `decode` where a byte of the manifest was changed; nothing of it is parsed."""
+    opening = _FORMAT.match(raw)
+    after = opening and raw[len('{"digest":"",') + _DIGITS :]
+    if opening is None or digest_bytes(after or b"") != opening[1].decode():
+        raise CorruptError("does not match its own digest", path=path, file=MANIFEST)
+
+
+def decode(raw: bytes, *, path: str, check: Check = accept) -> Manifest:
     """The manifest of the checkpoint `path`, proven byte by byte, and consistent in itself.
+
+    Args:
+        check: called before anything of it is parsed; raises what this is then to raise.
 
     Raises:
         CorruptError: if any byte was changed, or it contradicts itself.
         VersionError: if it is of an unknown format version.
     """
-    try:
-        record = json.loads(raw)
-        digest = record.pop("digest")
-        is_whole = digest == digest_bytes(_canonical(record))
-        is_whole = is_whole and raw == _canonical({**record, "digest": digest})
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CorruptError("is not a manifest", path=path, file=MANIFEST) from error
-    if not is_whole:
-        raise CorruptError("does not match its own digest", path=path, file=MANIFEST)
-    if record.pop("format", None) != FORMAT:
-        raise CorruptError("is not of a keepstep checkpoint", path=path, file=MANIFEST)
-    version = record.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise VersionError(path, found=version, known=FORMAT_VERSION)
-    try:
-        manifest = _parse(record)
-        _check(manifest)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CorruptError(f"contradicts itself: {error}", path=path, file=MANIFEST) from error
+    frame = _frame(raw, path)
+    prove(raw, path=path)
+    check(raw[frame.start :], frame.signature)
+    head, rest = raw[frame.start : frame.end], raw[frame.end :]
+    with _Said(path):
+        _expect(digest_bytes(head) == frame.head_digest, "its head has another digest")
+        _expect(rest.startswith(_TENSORS) and rest.endswith(b"}"), "its head ends elsewhere")
+        parsed = _parse_head(json.loads(head))
+        names = [file.name for file in parsed["files"]]
+        chunks: list[ChunkEntry] = []
+        for name, tensor in json.loads(rest[len(_TENSORS) : -1]).items():
+            chunks += _parse_tensor(name, tensor, names)
+        manifest = Manifest(**parsed, chunks=tuple(chunks))
+        _check(manifest, manifest.by_name())
     return manifest
 
 
-def _canonical(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+class _Said:
+    """Makes damage of what parsing raises."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing is held."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        wrong = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+        if isinstance(error, wrong):
+            reason = f"contradicts itself: {error}"
+            raise CorruptError(reason, path=self._path, file=MANIFEST) from error
 
 
-def _parse(record: dict[str, Any]) -> Manifest:
-    _expect_fields(Manifest, record)
-    files = tuple(_parse_file(entry) for entry in record.pop("files"))
-    chunks = tuple(_parse_chunk(entry) for entry in record.pop("chunks"))
-    manifest = Manifest(**record, files=files, chunks=chunks)
-    _expect(_is_count(manifest.step), f"step is {manifest.step!r}")
-    _expect(isinstance(manifest.attempt, str), f"attempt is {manifest.attempt!r}")
-    _expect(isinstance(manifest.created, int | float), f"created is {manifest.created!r}")
+def _json(record: object) -> bytes:
+    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _group(
+    files: Sequence[FileEntry], by_name: dict[str, list[ChunkEntry]]
+) -> dict[str, list[Any]]:
+    """Boxes by tensor: [dtype, shape, [[offsets, shape, place of file, start, digest], ...]], and
+    the tags behind the digest where there are any."""
+    places = {file.name: place for place, file in enumerate(files)}
+    return {
+        name: [
+            *(entries[0].dtype, entries[0].global_shape),
+            [
+                (one.offsets, one.shape, places[one.file], one.start, one.digest, one.tags)
+                if one.tags
+                else (one.offsets, one.shape, places[one.file], one.start, one.digest)
+                for one in entries
+            ],
+        ]
+        for name, entries in by_name.items()
+    }
+
+
+def _parse_head(record: dict[str, Any]) -> dict[str, Any]:
+    odd = sorted({*_PLAIN, "files"} ^ set(record))
+    _expect(not odd, f"fields missing or unknown: {', '.join(odd)}")
+    record["files"] = tuple(map(_parse_file, record["files"]))
+    head = Head(**record)
+    _expect(_is_count(head.step), f"step is {head.step!r}")
+    _expect(isinstance(head.attempt, str), f"attempt is {head.attempt!r}")
+    _expect(isinstance(head.created, int | float), f"created is {head.created!r}")
+    is_claimed = _is_count(head.claim) and isinstance(head.run, str)
+    is_free = head.claim is None and head.run is None
+    _expect(is_claimed or is_free, f"claim is {head.claim!r} of run {head.run!r}")
     for name in ("topology", "progress", "lineage"):
-        _expect(isinstance(getattr(manifest, name), dict), f"{name} is no object")
-    _expect(all(map(_is_count, manifest.topology.values())), "topology holds more than counts")
-    return manifest
+        _expect(isinstance(record[name], dict), f"{name} is no object")
+    _expect(all(map(_is_count, head.topology.values())), "topology holds more than counts")
+    return record
 
 
 def _parse_file(record: dict[str, Any]) -> FileEntry:
-    _expect_fields(FileEntry, record)
-    entry = FileEntry(**record)
+    names = {field.name for field in dataclasses.fields(FileEntry)}
+    odd = sorted(names ^ set(record))
+    _expect(not odd, f"fields missing or unknown: {', '.join(odd)}")
+    return _check_file(FileEntry(**record))
+
+
+def _check_file(entry: FileEntry) -> FileEntry:
     # The pattern is what keeps a name inside the checkpoint's folder.
     _expect(bool(_FILE.fullmatch(entry.name)), f"a file is named {entry.name!r}")
     _expect(_is_count(entry.bytes) and _is_count(entry.header_bytes), f"sizes of {entry.name}")
-    _expect(bool(_DIGEST.fullmatch(entry.header_digest)), f"digest of {entry.name}")
+    is_hex = bool(_HEX.fullmatch(entry.header_digest + entry.salt))
+    lengths = len(entry.header_digest) in (_DIGITS, _STRONG_DIGITS)
+    _expect(is_hex and lengths, f"digest of {entry.name}")
+    _expect(len(entry.salt) in (0, _SALT_DIGITS), f"salt of {entry.name}")
     return entry
 
 
-def _parse_chunk(record: dict[str, Any]) -> ChunkEntry:
-    _expect_fields(ChunkEntry, record)
-    entry = chunk_from(record)
-    _expect(isinstance(entry.name, str), f"a tensor is named {entry.name!r}")
-    numbers = (*entry.global_shape, *entry.offsets, *entry.shape)
-    _expect(all(map(_is_count, numbers)), f"{entry.name} has a box that is none")
-    _expect(entry.dtype in BY_NAME, f"{entry.name} has dtype {entry.dtype!r}")
-    _expect(_is_count(entry.start) and _is_count(entry.end), f"byte range of {entry.name}")
-    _expect(bool(_DIGEST.fullmatch(entry.digest)), f"digest of {entry.name}")
-    return entry
+def _parse_tensor(name: str, record: Any, files: Sequence[str]) -> list[ChunkEntry]:
+    dtype, whole, boxes = record
+    _expect(dtype in BY_NAME, f"{name} has dtype {dtype!r}")
+    counts = [*whole, *itertools.chain.from_iterable((*o, *s, p, b) for o, s, p, b, *_ in boxes)]
+    is_box = set(map(type, counts)) <= {int} and min(counts, default=0) >= 0
+    _expect(is_box, f"{name} has a box that is none")
+    size, whole = BY_NAME[dtype].itemsize, tuple(whole)
+    found = []
+    for offsets, shape, place, start, digest, *tags in boxes:
+        if place >= len(files):
+            raise ValueError(f"{name} lies in the unlisted file {place!r}")
+        end = start + size * math.prod(shape)
+        box = (tuple(offsets), tuple(shape))
+        found.append(ChunkEntry(name, dtype, whole, *box, files[place], start, end, digest, *tags))
+    return found
 
 
-def _check(manifest: Manifest) -> None:
+def _check(manifest: Manifest, by_name: dict[str, list[ChunkEntry]]) -> None:
     files = {entry.name: entry for entry in manifest.files}
     _expect(len(files) == len(manifest.files), "a file is listed twice")
-    held: dict[str, list[ChunkEntry]] = {name: [] for name in files}
-    for entry in manifest.chunks:
-        _expect(entry.file in held, f"{entry.name} lies in the unlisted file {entry.file!r}")
-        held[entry.file].append(entry)
-        needed = num_bytes(entry.dtype, entry.shape)
-        _expect(entry.end - entry.start == needed, f"{entry.name} has a byte range of another size")
-    for name, entries in held.items():
-        _check_ranges(files[name], entries)
-    for entries in manifest.by_name().values():
-        check_tiling([entry.chunk for entry in entries])
+    sealed = {file.name for file in manifest.files if file.salt}
+    sizes = {dtype: kind.itemsize for dtype, kind in BY_NAME.items()}
+    for one in manifest.chunks:
+        # Messages are made where they are needed: this runs a hundred thousand times a save.
+        if one.file not in files:
+            raise ValueError(f"{one.name} lies in the unlisted file {one.file!r}")
+        count = one.end - one.start
+        if count != sizes[one.dtype] * math.prod(one.shape):
+            raise ValueError(f"{one.name} has a byte range of another size")
+        pieces = 1 if count <= PIECE_BYTES else num_pieces(count)
+        if len(one.digest) not in (_DIGITS * pieces, _STRONG_DIGITS * pieces):
+            raise ValueError(f"digest of {one.name}")
+        if len(one.tags) != (_TAG_DIGITS * pieces if one.file in sealed else 0):
+            raise ValueError(f"tags of {one.name}")
+    digits = "".join(one.digest + one.tags for one in manifest.chunks)
+    _expect(bool(_HEX.fullmatch(digits)), "a digest holds more than hex digits")
+    _check_ranges(manifest.files, manifest.chunks)
+    check_tilings(by_name.values())
 
 
-def _check_ranges(file: FileEntry, entries: Iterable[ChunkEntry]) -> None:
-    """Refuses ranges that leave out or share a byte: a byte in no range would go unproven."""
-    position = file.header_bytes
-    for entry in sorted(entries, key=lambda entry: (entry.start, entry.end)):
-        _expect(entry.start == position, f"byte {position} of {file.name} is in no or two tensors")
-        position = entry.end
-    _expect(position == file.bytes, f"{file.name} ends elsewhere than its last tensor")
+def _check_ranges(files: Sequence[FileEntry], chunks: Sequence[ChunkEntry]) -> None:
+    """Refuses ranges that leave out or share a byte: a byte in no range would go unproven.
 
-
-def check_tiling(chunks: Sequence[Chunk]) -> None:
-    """Refuses the boxes of one tensor (ValueError) unless each element is in exactly one."""
-    first = chunks[0]
-    for chunk in chunks:
-        _expect(
-            (chunk.dtype, chunk.global_shape) == (first.dtype, first.global_shape),
-            f"{first.name} has two dtypes or shapes",
-        )
-        _expect(
-            len(chunk.global_shape) == len(chunk.offsets) == len(chunk.shape)
-            and all(
-                offset + size <= whole
-                for offset, size, whole in zip(
-                    chunk.offsets, chunk.shape, chunk.global_shape, strict=True
-                )
-            ),
-            f"{first.name} has a box outside of itself",
-        )
-    volume = sum(math.prod(chunk.shape) for chunk in chunks)
-    _expect(volume == math.prod(first.global_shape), f"{first.name} has boxes that leave a gap")
-    _expect(bool(volume) or len(chunks) == 1, f"{first.name} is empty but has several boxes")
-    _expect(not _has_overlap(chunks), f"{first.name} has boxes that overlap")
-
-
-def _has_overlap(chunks: Sequence[Chunk]) -> bool:
-    dims = range(len(chunks[0].global_shape))
-    if len(chunks) == 1 or not dims:
-        return len(chunks) > 1
-    # Sweep along the dim that is cut most: rows of a thousand ranks stay linear.
-    sweep = max(dims, key=lambda dim: len({chunk.offsets[dim] for chunk in chunks}))
-    active: list[Chunk] = []
-    for chunk in sorted(chunks, key=lambda chunk: chunk.offsets[sweep]):
-        start = chunk.offsets[sweep]
-        active = [other for other in active if other.offsets[sweep] + other.shape[sweep] > start]
-        if any(_meet(chunk, other) for other in active):
-            return True
-        active.append(chunk)
-    return False
-
-
-def _meet(one: Chunk, other: Chunk) -> bool:
-    return all(
-        start < other_start + other_size and other_start < start + size
-        for start, size, other_start, other_size in zip(
-            one.offsets, one.shape, other.offsets, other.shape, strict=True
-        )
-    )
-
-
-def _expect_fields(kind: type[Any], record: dict[str, Any]) -> None:
-    names = {field.name for field in dataclasses.fields(kind)}
-    odd = sorted(names ^ set(record))
-    _expect(not odd, f"fields missing or unknown: {', '.join(odd)}")
+    Every file's header counts as its first range.
+    """
+    places = {file.name: place for place, file in enumerate(files)}
+    place = [*range(len(files)), *(places[one.file] for one in chunks)]
+    starts = [*(0 for _ in files), *(one.start for one in chunks)]
+    ends = [*(file.header_bytes for file in files), *(one.end for one in chunks)]
+    file, start, end = (np.array(column, dtype=np.int64) for column in (place, starts, ends))
+    # The header comes first even where it is as empty as a tensor at 0.
+    order = np.lexsort((np.arange(len(file)), end, start, file))
+    file, start, end = file[order], start[order], end[order]
+    wrong = np.flatnonzero((file[1:] == file[:-1]) & (start[1:] != end[:-1]))
+    if len(wrong):
+        name, position = files[file[wrong[0]]].name, end[wrong[0]]
+        raise ValueError(f"byte {position} of {name} is in no or two tensors")
+    lasts = end[np.flatnonzero(np.diff(file, append=len(files)))]
+    for one, last in zip(files, lasts, strict=True):
+        _expect(one.bytes == last, f"{one.name} ends elsewhere than its last tensor")
 
 
 def _expect(holds: bool, otherwise: str) -> None:

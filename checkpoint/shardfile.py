@@ -5,76 +5,115 @@ a byte is written, nothing is held twice, and any store can take it.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from .digest import digest_bytes, tensor_bytes
+from .digest import is_digest_of, tensor_bytes
 from .dtypes import BY_NAME, num_bytes, safetensors_code
 from .errors import CorruptError
 from .layout import Chunk
 from .manifest import ChunkEntry, FileEntry
+from .pieces import PIECE_BYTES, cut, split_digests
+from .seal import PLAIN, Box, Opener, Seal, new_salt
 from .stores import Store
 
 _LENGTH_BYTES = 8
 _ALIGNMENT = 8
 
 
-def file_name(rank: int) -> str:
-    """The shard file of a rank."""
-    return f"rank-{rank:05d}.safetensors"
+def file_name(rank: int, *, is_encrypted: bool = False) -> str:
+    """The shard file of a rank; what is encrypted has a name that safetensors tools pass over."""
+    return f"rank-{rank:05d}.{'sealed' if is_encrypted else 'safetensors'}"
 
 
 def write_shard(
-    place: Store, folder: str, rank: int, chunks: Sequence[tuple[Chunk, torch.Tensor]]
+    place: Store,
+    folder: str,
+    rank: int,
+    chunks: Sequence[tuple[Chunk, torch.Tensor | Callable[[], torch.Tensor]]],
+    seal: Seal = PLAIN,
 ) -> tuple[FileEntry, list[ChunkEntry]]:
     """Creates `folder/rank-*.safetensors` with the chunks, each under its tensor's name.
 
-    Digests are of the bytes in memory, so damage on the way to the disk shows when they are read.
+    A tensor may be given as what makes it, which is called when its bytes are written. Digests are
+    of the bytes in memory, so damage on the way to the disk shows when they are read.
     """
-    name = file_name(rank)
+    name = file_name(rank, is_encrypted=seal.key is not None)
+    salt = new_salt() if seal.key is not None else ""
     # Wide dtypes first keeps every tensor aligned, so that the file can be memory-mapped.
     ordered = sorted(chunks, key=lambda held: (-BY_NAME[held[0].dtype].itemsize, held[0].name))
-    header = _header([chunk for chunk, _ in ordered])
+    header = shard_header([chunk for chunk, _ in ordered])
+    cipher = seal.cipher(folder, name, salt)
     entries: list[ChunkEntry] = []
 
     def pieces() -> Iterator[bytes | memoryview]:
         yield header
         position = len(header)
         for chunk, tensor in ordered:
-            data = tensor_bytes(tensor)
-            entries.append(_entry(chunk, name, position, digest_bytes(data)))
+            data = tensor_bytes(tensor if isinstance(tensor, torch.Tensor) else tensor())
+            digests, tags = [], []
+            for index, piece in enumerate(cut(data)):
+                if cipher is not None:
+                    piece, tag = cipher.encrypt((_box(chunk), position), index, piece)
+                    tags.append(tag)
+                digests.append(seal.digest(piece))
+                yield piece
+            marks = "".join(digests), "".join(tags)
+            entries.append(chunk_entry(chunk, name, position, *marks))
             position += len(data)
-            yield data
 
     place.create(f"{folder}/{name}", pieces())
     file = FileEntry(
         name=name,
         bytes=entries[-1].end if entries else len(header),
         header_bytes=len(header),
-        header_digest=digest_bytes(header),
+        header_digest=seal.digest(header),
+        salt=salt,
     )
     return file, entries
 
 
 def read_chunk(
-    place: Store, folder: str, entry: ChunkEntry, *, out: torch.Tensor | None = None
+    place: Store,
+    folder: str,
+    entry: ChunkEntry,
+    *,
+    out: torch.Tensor | None = None,
+    opener: Opener | None = None,
 ) -> torch.Tensor:
     """Reads one chunk, into `out` (contiguous, CPU, of its shape and dtype) where that is given.
 
+    Args:
+        opener: of the checkpoint, where it is encrypted.
+
     Raises:
         CorruptError: if its bytes are not those that were written, or not there.
+        SealError: as the opener.
     """
     tensor = torch.empty(entry.shape, dtype=BY_NAME[entry.dtype]) if out is None else out
     data = tensor_bytes(tensor)
-    _read(place, folder, entry.file, entry.start, data)
-    if digest_bytes(data) != entry.digest:
+    for index, piece in enumerate(cut(data)):
+        read_range(place, folder, entry.file, entry.start + index * PIECE_BYTES, piece)
+        prove_piece(place.address(folder), entry, index, piece, opener)
+    return tensor
+
+
+def prove_piece(
+    path: str, entry: ChunkEntry, index: int, data: memoryview, opener: Opener | None
+) -> None:
+    """Checks a piece of the checkpoint `path` as it was read, and decrypts it in its place; raises
+    as `read_chunk`."""
+    if not is_digest_of(data, split_digests(entry.digest, entry.end - entry.start)[index]):
+        start = entry.start + index * PIECE_BYTES
         raise CorruptError(
-            f"bytes {entry.start} to {entry.end} (tensor {entry.name}) do not match their digest",
-            path=place.address(folder),
+            f"bytes {start} to {start + len(data)} (tensor {entry.name}) do not match their digest",
+            path=path,
             file=entry.file,
         )
-    return tensor
+    if entry.tags:
+        assert opener is not None, "an encrypted checkpoint has an opener"
+        opener(entry, index, data)
 
 
 def verify_file(place: Store, folder: str, file: FileEntry) -> None:
@@ -88,12 +127,13 @@ def verify_file(place: Store, folder: str, file: FileEntry) -> None:
         reason = f"has {found} bytes where {file.bytes} were written"
         raise CorruptError(reason, path=path, file=file.name)
     header = memoryview(bytearray(file.header_bytes))
-    _read(place, folder, file.name, 0, header)
-    if digest_bytes(header) != file.header_digest:
+    read_range(place, folder, file.name, 0, header)
+    if not is_digest_of(header, file.header_digest):
         raise CorruptError("its header does not match its digest", path=path, file=file.name)
 
 
-def _read(place: Store, folder: str, file: str, start: int, buffer: memoryview) -> None:
+def read_range(place: Store, folder: str, file: str, start: int, buffer: memoryview) -> None:
+    """Fills the buffer from byte `start` of a shard file; CorruptError where that falls short."""
     path = place.address(folder)
     try:
         count = place.read_into(f"{folder}/{file}", start, buffer)
@@ -104,8 +144,11 @@ def _read(place: Store, folder: str, file: str, start: int, buffer: memoryview) 
         raise CorruptError(reason, path=path, file=file)
 
 
-def _header(chunks: Sequence[Chunk]) -> bytes:
-    """The header as https://github.com/huggingface/safetensors#format has it, padded to 8 bytes."""
+def shard_header(chunks: Sequence[Chunk]) -> bytes:
+    """The header of a file of these chunks in their order, padded to 8 bytes.
+
+    As https://github.com/huggingface/safetensors#format has it.
+    """
     fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
     for chunk in chunks:
@@ -121,7 +164,8 @@ def _header(chunks: Sequence[Chunk]) -> bytes:
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
-def _entry(chunk: Chunk, file: str, start: int, digest: str) -> ChunkEntry:
+def chunk_entry(chunk: Chunk, file: str, start: int, digest: str, tags: str = "") -> ChunkEntry:
+    """What the manifest says of a chunk whose bytes begin at `start` of a file."""
     return ChunkEntry(
         name=chunk.name,
         dtype=chunk.dtype,
@@ -132,4 +176,9 @@ def _entry(chunk: Chunk, file: str, start: int, digest: str) -> ChunkEntry:
         start=start,
         end=start + num_bytes(chunk.dtype, chunk.shape),
         digest=digest,
+        tags=tags,
     )
+
+
+def _box(chunk: Chunk) -> Box:
+    return chunk.name, chunk.dtype, chunk.global_shape, chunk.offsets, chunk.shape

@@ -4,7 +4,7 @@ Each rank asks all and comes to the same answer; what follows from it is for oth
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .exchange import Exchange, RanksFailedError, gather_distinct
@@ -31,19 +31,39 @@ def spell(dtype: str, shape: Sequence[int]) -> str:
 
 
 def gather_specs(exchange: Exchange, state: State) -> dict[str, Spec]:
-    """Collective: every name that any rank's state has, sorted; the same answer on every rank.
+    """Collective: as `merge_specs`, of live states.
+
+    Raises:
+        ValueError: also for a dtype or placement that checkpoints do not hold, on any rank.
+    """
+    return merge_specs(exchange, lambda: describe(state))
+
+
+def describe(state: State) -> dict[str, Spec]:
+    """The names of this rank's state, without asking anyone; raises as `local_chunk`."""
+    chunks = [local_chunk(name, state[name]) for name in sorted(state)]
+    return {
+        chunk.name: Spec(
+            dtype=chunk.dtype, shape=chunk.global_shape, boxes=num_boxes(state[chunk.name])
+        )
+        for chunk in chunks
+    }
+
+
+def merge_specs(exchange: Exchange, own: Callable[[], Mapping[str, Spec]]) -> dict[str, Spec]:
+    """Collective: every name that any rank has, sorted; the same answer on every rank.
 
     A name of several layouts (a tied weight that two stages load) counts once, as the one with
     the most boxes.
 
     Raises:
-        ValueError: on every rank, for a dtype or placement that checkpoints do not hold on any, or
-            for a name with which two ranks mean different tensors.
+        ValueError: on every rank, if `own` raised it on any, or for a name with which two ranks
+            mean different tensors.
     """
     found: dict[str, Spec] = {}
     first: dict[str, int] = {}
     known: set[bytes] = set()
-    for rank, answer in enumerate(_answers(exchange, state)):
+    for rank, answer in enumerate(_answers(exchange, own)):
         if answer in known:
             continue
         known.add(answer)
@@ -60,9 +80,9 @@ def gather_specs(exchange: Exchange, state: State) -> dict[str, Spec]:
     return dict(sorted(found.items()))
 
 
-def _answers(exchange: Exchange, state: State) -> list[bytes]:
+def _answers(exchange: Exchange, own: Callable[[], Mapping[str, Spec]]) -> list[bytes]:
     try:
-        return gather_distinct(exchange, lambda: _describe(state))
+        return gather_distinct(exchange, lambda: _encode(own()))
     except RanksFailedError as error:
         if isinstance(error.__cause__, ValueError):
             raise error.__cause__ from None
@@ -72,10 +92,6 @@ def _answers(exchange: Exchange, state: State) -> list[bytes]:
         ) from error
 
 
-def _describe(state: State) -> bytes:
-    chunks = [local_chunk(name, state[name]) for name in sorted(state)]
-    record = {
-        chunk.name: [chunk.dtype, chunk.global_shape, num_boxes(state[chunk.name])]
-        for chunk in chunks
-    }
+def _encode(own: Mapping[str, Spec]) -> bytes:
+    record = {name: [own[name].dtype, own[name].shape, own[name].boxes] for name in sorted(own)}
     return json.dumps(record, separators=(",", ":")).encode()

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from keepstep.checkpoint.layout import Chunk, local_chunks, num_boxes, part_box, plan_writes
-from keepstep.checkpoint.manifest import check_tiling
+from keepstep.checkpoint.tiling import check_tiling
 
 LAYOUTS = ["solo", "shard2", "shard2_dim1", "replicate2", "shard4", "hsdp2x2", "grid2x2"]
 

@@ -1,6 +1,5 @@
 """Save and restore as a run calls them: any layout, damage passed over, newest first."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from keepstep.checkpoint import (
     VersionError,
     verify,
 )
+from keepstep.checkpoint.manifest import decode
 
 LAYOUTS = ["solo", "shard2", "shard2_dim1", "replicate2", "shard4", "hsdp2x2", "grid2x2"]
 
@@ -159,15 +159,15 @@ def test_a_flipped_byte_anywhere_is_named_and_the_older_one_used(kit, tmp_path, 
 
 
 def regions(folder: Path) -> list[tuple[str, int]]:
-    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest = decode((folder / "manifest.json").read_bytes(), path="here")
     last = (folder / "manifest.json").stat().st_size - 1
     found = [("manifest.json", last * part // 16) for part in range(17)]
-    for file in manifest["files"]:
-        ends = (0, 7, 8, file["header_bytes"] // 2, file["header_bytes"] - 1)
-        found += [(file["name"], position) for position in ends]
-    for chunk in manifest["chunks"]:
-        if chunk["end"] > chunk["start"]:
-            found += [(chunk["file"], chunk["start"]), (chunk["file"], chunk["end"] - 1)]
+    for file in manifest.files:
+        ends = (0, 7, 8, file.header_bytes // 2, file.header_bytes - 1)
+        found += [(file.name, position) for position in ends]
+    for chunk in manifest.chunks:
+        if chunk.end > chunk.start:
+            found += [(chunk.file, chunk.start), (chunk.file, chunk.end - 1)]
     return found
 
 
@@ -204,9 +204,10 @@ def test_damage_that_one_rank_meets_keeps_every_rank_from_loading(kit, tmp_path)
         checkpoints = Checkpoints(LocalStore(tmp_path), kit.GlooExchange(), keep=9)
         saved = kit.save(checkpoints, kit.spread(kit.full_state(1), "shard2"), 1)
         if rank == 0:
-            entries = json.loads((Path(saved.path) / "manifest.json").read_bytes())["chunks"]
-            only_rank_1 = next(e for e in entries if e["name"] == "model.deep" and e["offsets"][0])
-            flip(Path(saved.path) / only_rank_1["file"], only_rank_1["start"])
+            raw = (Path(saved.path) / "manifest.json").read_bytes()
+            entries = decode(raw, path="here").by_name()["model.deep"]
+            only_rank_1 = next(entry for entry in entries if entry.offsets[0])
+            flip(Path(saved.path) / only_rank_1.file, only_rank_1.start)
         state = kit.spread(kit.full_state(5), "shard2")
         with pytest.raises(CheckpointError, match=r"model\.deep"):
             checkpoints.restore(state)
@@ -241,9 +242,9 @@ def test_a_mismatch_is_raised_on_every_rank(kit, tmp_path):
 def test_a_newer_format_is_refused_rather_than_passed_over(kit, solo, monkeypatch):
     kit.save(solo(), kit.full_state(1), 1)
     with monkeypatch.context() as patch:
-        patch.setattr("keepstep.checkpoint.manifest.FORMAT_VERSION", 2)
+        patch.setattr("keepstep.checkpoint.manifest.FORMAT_VERSION", 99)
         kit.save(solo(), kit.full_state(2), 2)
-    with pytest.raises(VersionError, match="format_version 2, but this release reads"):
+    with pytest.raises(VersionError, match="format_version 99, but this release reads"):
         solo().restore(kit.full_state(0))
 
 

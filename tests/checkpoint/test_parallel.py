@@ -1,6 +1,5 @@
 """Any parallel layout's checkpoint loads on every other, each made by torch's own wrappers."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 from keepstep.checkpoint import CheckpointError, Checkpoints, LocalStore, MismatchError
 from keepstep.checkpoint.layout import local_chunks
-from keepstep.checkpoint.manifest import check_tiling
+from keepstep.checkpoint.manifest import decode
+from keepstep.checkpoint.tiling import check_tiling
 
 TIED = "embed.weight"
 FIRST_STAGE = ("embed", "up", "norm")
@@ -184,8 +184,8 @@ def test_these_layouts_have_strided_shards_uneven_parts_and_empty_ones(written):
 
     assert run_world(4, body) == [(True, (3, 6)), (True, (2, 6)), (True, (2, 6)), (True, (2, 6))]
     (manifest,) = (written / "shard4").glob("*/manifest.json")
-    chunks = json.loads(manifest.read_bytes())["chunks"]
-    assert sum(chunk["name"] == "model.down.bias" for chunk in chunks) == 3
+    chunks = decode(manifest.read_bytes(), path="here").chunks
+    assert sum(chunk.name == "model.down.bias" for chunk in chunks) == 3
 
 
 def test_boxes_are_the_parts_that_fsdp_made_where_torchs_own_arithmetic_names_others():
@@ -212,11 +212,11 @@ def test_boxes_are_the_parts_that_fsdp_made_where_torchs_own_arithmetic_names_ot
 def test_the_ranks_of_each_layout_share_the_writing_and_write_each_box_once(written):
     for name, layout in LAYOUTS.items():
         (manifest,) = (written / name).glob("*/manifest.json")
-        found = json.loads(manifest.read_bytes())
-        assert len(found["files"]) == layout.size
-        names = {chunk["name"] for chunk in found["chunks"]}
+        found = decode(manifest.read_bytes(), path="here")
+        assert len(found.files) == layout.size
+        names = {chunk.name for chunk in found.chunks}
         assert names == named(Model(1)).keys()
-        counted = sum(chunk["end"] - chunk["start"] for chunk in found["chunks"])
+        counted = sum(chunk.end - chunk.start for chunk in found.chunks)
         assert counted == sum(tensor.nbytes for tensor in named(Model(1)).values())
 
 
@@ -237,18 +237,18 @@ def test_a_rank_reads_only_chunks_that_meet_its_own_boxes(kit, written, monkeypa
         return read
 
     (manifest,) = (written / "stage2 shard2").glob("*/manifest.json")
-    chunks = json.loads(manifest.read_bytes())["chunks"]
+    chunks = decode(manifest.read_bytes(), path="here").chunks
     for rank, read in enumerate(run_world(4, body)):
         own = [start for file, start in read if file != "manifest.json" and start]
         # What it reads is what it wrote, and of plain tensors what its stage's other rank wrote.
-        of_file = {(c["file"], c["start"]): c for c in chunks}
+        of_file = {(c.file, c.start): c for c in chunks}
         touched = [of_file[at] for at in read if at in of_file]
         assert len(touched) == len(own)
         stage = {0: {0, 1}, 1: {2, 3}}[rank // 2]
         for chunk in touched:
-            writer = int(chunk["file"][5:10])
+            writer = int(chunk.file[5:10])
             assert writer in stage
-            assert writer == rank or not chunk["global_shape"]
+            assert writer == rank or not chunk.global_shape
 
 
 def test_names_are_judged_over_all_ranks_and_every_rank_raises_the_same(kit, tmp_path):

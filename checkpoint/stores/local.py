@@ -1,62 +1,32 @@
-"""Places that hold checkpoints: named objects in folders one level deep, and the local disk as one.
-
-Knows nothing of what the bytes mean.
-"""
+"""A folder of the local disk, or of a network disk, as a place."""
 
 import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, final
+from typing import final
 
+from .names import check_name
+from .pace import Pace, Piece, parts
 
-class Store(Protocol):
-    """Objects named `folder/file`. No object is ever written twice."""
-
-    def address(self, name: str = "") -> str:
-        """Where an object, a folder or the place itself lies, for people."""
-        ...
-
-    def list(self) -> dict[str, float]:
-        """Every object and when it last changed, in unix seconds; an empty folder as `folder/`."""
-        ...
-
-    def size(self, name: str) -> int:
-        """The object's bytes; FileNotFoundError if there is none."""
-        ...
-
-    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
-        """Fills `buffer` from byte `start`; answers how many bytes there were."""
-        ...
-
-    def create(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
-        """Creates the object whole and durable, or not at all; FileExistsError if it exists."""
-        ...
-
-    def remove(self, folder: str, *, first: str) -> None:
-        """Removes a folder, its file `first` durably before the rest; silent if it is gone."""
-        ...
-
-    def free_bytes(self) -> int | None:
-        """Bytes that can still be written here; None where there is no such bound."""
-        ...
-
-
-def read_bytes(store: Store, name: str) -> bytes:
-    """The whole object."""
-    buffer = bytearray(store.size(name))
-    count = store.read_into(name, 0, memoryview(buffer))
-    return bytes(buffer[:count])
+_BLOCK_BYTES = 16 * 2**20
 
 
 @final
 class LocalStore:
-    """A folder of a file system with hard links; missing parents are made at the first write."""
+    """A folder of a file system with hard links; missing parents are made at the first write.
 
-    def __init__(self, root: str | Path) -> None:
+    Args:
+        pace: bounds the rate of writing; None: none.
+    """
+
+    reads_at_once = 4
+
+    def __init__(self, root: str | Path, *, pace: Pace | None = None) -> None:
         self.root = Path(root)
+        self._pace = pace
 
     def address(self, name: str = "") -> str:
         return str(self._path(name)) if name else str(self.root)
@@ -86,12 +56,12 @@ class LocalStore:
                 count += part
         return count
 
-    def create(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
+    def create(self, name: str, pieces: Iterable[Piece]) -> None:
         path = self._path(name)
         _make_folders(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            _write(temporary, pieces)
+            _write(temporary, pieces if self._pace is None else _paced(pieces, self._pace))
             # link, not rename: it fails where the name exists, so nobody's object is replaced.
             os.link(temporary, path)
         finally:
@@ -118,13 +88,7 @@ class LocalStore:
         return shutil.disk_usage(existing).free
 
     def _path(self, name: str) -> Path:
-        parts = name.split("/")
-        if not all(parts) or "." in parts or ".." in parts or "\0" in name:
-            raise ValueError(
-                f"The name {name!r} is not inside {self.root}, but must be a folder or "
-                "`folder/file` of it: name one that a listing shows."
-            )
-        return self.root.joinpath(*parts)
+        return self.root.joinpath(*check_name(name, self.root))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -135,7 +99,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+def _paced(pieces: Iterable[Piece], pace: Pace) -> Iterator[Piece]:
+    for part in parts(pieces, _BLOCK_BYTES):
+        pace.take(len(part))
+        yield part
+
+
+def _write(path: Path, pieces: Iterable[Piece]) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         for piece in pieces:

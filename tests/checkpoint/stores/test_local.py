@@ -1,40 +1,11 @@
-"""A place creates objects whole or not at all, never over one another, none outside itself."""
+"""What a folder of the disk does beside what every place does: syncs, short writes, order."""
 
 import os
 
 import pytest
 
 from keepstep.checkpoint import LocalStore
-from keepstep.checkpoint.stores import read_bytes
-
-
-def test_what_was_created_is_listed_sized_and_read(tmp_path):
-    place = LocalStore(tmp_path / "deep" / "place")
-    place.create("one/file", [b"ab", memoryview(b"cde"), b""])
-    assert place.list().keys() == {"one/file"}
-    assert place.size("one/file") == 5
-    assert read_bytes(place, "one/file") == b"abcde"
-    assert place.address("one/file") == str(tmp_path / "deep" / "place" / "one" / "file")
-
-
-@pytest.mark.parametrize(
-    ("start", "wanted", "found"), [(0, 3, b"abc"), (2, 9, b"cde"), (7, 2, b"")]
-)
-def test_a_range_past_the_end_is_answered_as_far_as_it_goes(tmp_path, start, wanted, found):
-    place = LocalStore(tmp_path)
-    place.create("one/file", [b"abcde"])
-    buffer = bytearray(wanted)
-    assert place.read_into("one/file", start, memoryview(buffer)) == len(found)
-    assert buffer[: len(found)] == found
-
-
-def test_an_object_is_never_written_over(tmp_path):
-    place = LocalStore(tmp_path)
-    place.create("one/file", [b"first"])
-    with pytest.raises(FileExistsError):
-        place.create("one/file", [b"second"])
-    assert read_bytes(place, "one/file") == b"first"
-    assert place.list().keys() == {"one/file"}
+from keepstep.checkpoint.stores.pace import Pace
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path):
@@ -46,6 +17,14 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="other half"):
         place.create("one/file", pieces())
     assert place.list().keys() == {"one/"}
+
+
+def test_a_paced_folder_holds_the_same_bytes_and_takes_its_time(tmp_path):
+    slept = []
+    pace = Pace(1000.0, clock=lambda: 100.0, sleep=slept.append)
+    LocalStore(tmp_path, pace=pace).create("one/file", [b"x" * 1500, b"y" * 1500])
+    assert (tmp_path / "one" / "file").read_bytes() == b"x" * 1500 + b"y" * 1500
+    assert sum(slept) == pytest.approx(3.0)
 
 
 def test_short_writes_are_continued(tmp_path, monkeypatch):
@@ -80,12 +59,6 @@ def test_a_removal_starts_with_the_file_it_is_told(tmp_path, monkeypatch):
     assert gone == ["m", "a", "z"]
     assert place.list() == {}
     place.remove("one", first="m")
-
-
-@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc", "a//b", "", "a/.", "a\0b"])
-def test_names_outside_of_the_place_are_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="is not inside"):
-        LocalStore(tmp_path).size(name)
 
 
 def test_a_place_that_is_not_there_is_empty_and_has_room(tmp_path):

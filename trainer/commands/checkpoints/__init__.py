@@ -1,0 +1,1 @@
+"""The sub-commands of `keepstep checkpoint`, one file a kind of work."""
