@@ -154,8 +154,9 @@ class DataConfig:
     """Bytes that are fetched and cached as one, 64 KiB to 8 MiB; 0: 4 MiB, less where there is
     little data."""
 
-    ahead_bytes: int = 256 * 2**20
-    """Bytes of each process that are fetched or on their way before they are read."""
+    ahead_bytes: int = 4 * 2**30
+    """How far ahead each process fetches at most, in bytes of samples; no farther than the pool of
+    samples that are shuffled together and some seconds, nor than an eighth of the cache."""
 
     held_bytes: int = 256 * 2**20
     """Bytes that each process keeps in memory of what the cache has no room for."""

@@ -37,8 +37,11 @@ class Dataset:
 
     extent_bytes: int = 0
     """The size of extents that `extent_digests` were made for; 0 where there are none."""
+    extent_overlap: int = 0
+    """Bytes that each of these extents goes beyond the next one's start."""
     extent_digests: npt.NDArray[np.uint8] | None = None
-    """(extents, 16) xxh3-128 of each extent's bytes as the store holds them, in the objects' order;
+    """(extents, 16) xxh3-128, or (extents, 32) SHA-256, of each extent's bytes as the store holds
+    them, in the objects' order;
     a packed object is one extent. No part of the dataset's own digest."""
 
     @property
@@ -53,6 +56,13 @@ class Dataset:
             state.update(f"{name} {array.dtype.str} {array.shape};".encode())
             state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return state.hexdigest()
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token, where objects are arrays of tokens from `arrays["heads"]` on; else
+        0."""
+        is_tokens = "dtype" in self.facts and "heads" in self.arrays
+        return int(np.dtype(self.facts["dtype"]).itemsize) if is_tokens else 0
 
     def name(self, obj: StoredObject) -> str:
         """The object's URL relative to the dataset's."""

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 import xxhash
 
-from .access import extent_bytes
+from .access import QUICK, Cut, ExtentMap, new_hash
 from .config import DataFormat
 from .dataset import Dataset
 from .errors import CorruptDataError, DataError
@@ -78,14 +78,23 @@ def lock(
 
 
 def with_digests(
-    dataset: Dataset, store: Store, *, progress: Progress | None = None, resume: Path | None = None
+    dataset: Dataset,
+    store: Store,
+    *,
+    sequence_length: int = 0,
+    algorithm: str = QUICK,
+    progress: Progress | None = None,
+    resume: Path | None = None,
 ) -> Dataset:
-    """Reads every byte, and records the xxh3-128 of each object and of each of its extents, as the
+    """Reads every byte, and records the digest of each object and of each of its extents, as the
     store holds them: what is fetched later is checked by these on arrival.
 
     A digest of md5, sha1 or xxh64 that the writer recorded is checked on the way.
 
     Args:
+        sequence_length: of the samples that tokens will be read as, where it is no power of two:
+            extents are then cut between samples, and none is fetched for two blocks' sake.
+        algorithm: QUICK finds damage, STRONG also what somebody forged; locks are signed with it.
         progress: called with the bytes done and the bytes in all, from this thread.
         resume: a file that keeps what is done, so that it is not done again after a stop.
 
@@ -94,21 +103,25 @@ def with_digests(
         StoreError: the store does not give what is asked for.
     """
     total = sum(obj.size for obj in dataset.objects)
-    size = extent_bytes(sum(obj.raw_bytes for obj in dataset.objects))
-    done = _Done(resume, size)
+    bare = replace(dataset, extent_digests=None)
+    extent_map = ExtentMap(bare, Cut.of(bare, sequence_length=sequence_length))
+    done = _Done(resume, extent_map, algorithm)
     digests, extents, count = dict(dataset.digests), [], 0
 
-    def digest(obj: StoredObject) -> list[str]:
-        name = dataset.name(obj)
-        known = done.known(name, obj)
-        return known or object_digests(store, obj, size, recorded=dataset.digests.get(name))
+    def digest(numbered: tuple[int, StoredObject]) -> list[str]:
+        place, obj = numbered
+        name, ranges = dataset.name(obj), stored_ranges(extent_map, place, obj)
+        known = done.known(name, place, obj)
+        recorded = dataset.digests.get(name)
+        return known or object_digests(store, obj, ranges, recorded=recorded, algorithm=algorithm)
 
     pool = ThreadPoolExecutor(_READERS, thread_name_prefix="digest")
     try:
-        for obj, found in zip(dataset.objects, pool.map(digest, dataset.objects), strict=True):
+        every = pool.map(digest, enumerate(dataset.objects))
+        for place, (obj, found) in enumerate(zip(dataset.objects, every, strict=True)):
             name = dataset.name(obj)
-            done.add(name, obj, found)
-            digests[name] = f"xxh3_128:{found[0]}"
+            done.add(name, place, obj, found)
+            digests[name] = f"{algorithm}:{found[0]}"
             extents += found[1:]
             count += obj.size
             if progress is not None:
@@ -116,36 +129,56 @@ def with_digests(
     finally:
         # After an interruption nobody waits for what was not begun.
         pool.shutdown(cancel_futures=True)
-    table = np.frombuffer(bytes.fromhex("".join(extents)), dtype=np.uint8).reshape(-1, 16)
-    return replace(dataset, digests=digests, extent_bytes=size, extent_digests=table)
+    width = new_hash(algorithm).digest_size
+    table = np.frombuffer(bytes.fromhex("".join(extents)), dtype=np.uint8).reshape(-1, width)
+    return replace(
+        dataset,
+        digests=digests,
+        extent_bytes=extent_map.cut.size,
+        extent_overlap=extent_map.cut.overlap,
+        extent_digests=table,
+    )
 
 
 def object_digests(
-    store: Store, obj: StoredObject, extent: int, *, recorded: str | None = None
+    store: Store,
+    obj: StoredObject,
+    ranges: Sequence[tuple[int, int]] = (),
+    *,
+    recorded: str | None = None,
+    algorithm: str = QUICK,
 ) -> list[str]:
-    """The xxh3-128 of an object's stored bytes and then of each of its extents (of a packed object:
-    of all once more), in hexadecimal, after checking `recorded`, "<algorithm>:<hexadecimal>",
-    where its algorithm is known.
+    """The digest of an object's stored bytes and then of each of its `ranges` [start, stop),
+    which ascend and may overlap, in hexadecimal, after checking `recorded`,
+    "<algorithm>:<hexadecimal>", where its algorithm is known.
 
     Raises:
         CorruptDataError: it differs from what is recorded.
     """
-    state, extents = xxhash.xxh3_128(), []
+    state, states = new_hash(algorithm), [new_hash(algorithm) for _ in ranges]
+    first = 0
     name, _, needed = (recorded or "").partition(":")
     other = _hasher(name)
     for start in range(0, obj.size, PIECE_BYTES):
         piece = memoryview(store.read(obj, start, min(obj.size, start + PIECE_BYTES)))
         state.update(piece)
-        extents += [
-            xxhash.xxh3_128_hexdigest(piece[at : at + extent])
-            for at in range(0, len(piece), extent)
-        ]
+        while first < len(ranges) and ranges[first][1] <= start:
+            first += 1
+        for place in range(first, len(ranges)):
+            low, high = ranges[place]
+            if low >= start + len(piece):
+                break
+            states[place].update(piece[max(0, low - start) : high - start])
         if other is not None:
             other.update(piece)
     if other is not None and other.hexdigest() != needed:
         raise CorruptDataError(obj.url, f"{name} {other.hexdigest()}", f"{name} {needed}")
-    whole = str(state.hexdigest())
-    return [whole, whole] if obj.packing else [whole, *extents]
+    return [str(one.hexdigest()) for one in (state, *states)]
+
+
+def stored_ranges(extents: ExtentMap, place: int, obj: StoredObject) -> list[tuple[int, int]]:
+    """The bytes of each extent of an object as the store holds them."""
+    return [(0, obj.size)] if obj.packing else extents.ranges(place)
 
 
 def _hasher(name: str) -> Any:
@@ -179,27 +212,31 @@ def _check_settings(kind: DataFormat, url: str, settings: dict[str, object]) -> 
 
 @final
 class _Done:
-    """Digests by name, size, tag and size of extents, in a file of one JSON list a line."""
+    """Digests by name, size, tag and how it is cut, in a file of one JSON list a line."""
 
-    def __init__(self, path: Path | None, extent: int) -> None:
+    def __init__(self, path: Path | None, extents: ExtentMap, algorithm: str) -> None:
         self._path = path
-        self._extent = extent
+        self._algorithm = algorithm
+        self._extents = extents
         self._known: dict[str, list[str]] = {}
         if path is not None and path.exists():
             for line in path.read_text().splitlines():
                 try:
-                    name, size, tag, of, digests = json.loads(line)
+                    *key, digests = json.loads(line)
                 except ValueError:
                     # A stop in the middle of a line leaves half of it.
                     continue
-                if of == extent:
-                    self._known[f"{name} {size} {tag}"] = digests
+                self._known[json.dumps(key)] = digests
 
-    def known(self, name: str, obj: StoredObject) -> list[str] | None:
-        return self._known.get(f"{name} {obj.size} {obj.tag}") if obj.tag else None
+    def known(self, name: str, place: int, obj: StoredObject) -> list[str] | None:
+        return self._known.get(json.dumps(self._key(name, place, obj))) if obj.tag else None
 
-    def add(self, name: str, obj: StoredObject, digests: list[str]) -> None:
-        if self._path is None or self.known(name, obj) is not None:
+    def add(self, name: str, place: int, obj: StoredObject, digests: list[str]) -> None:
+        if self._path is None or self.known(name, place, obj) is not None:
             return
         with self._path.open("a") as stream:
-            stream.write("\n" + json.dumps([name, obj.size, obj.tag, self._extent, digests]))
+            stream.write("\n" + json.dumps([*self._key(name, place, obj), digests]))
+
+    def _key(self, name: str, place: int, obj: StoredObject) -> list[Any]:
+        cut = [*self._extents.cut, self._extents.lead(place)]
+        return [name, obj.size, obj.tag, cut, self._algorithm]

@@ -1,7 +1,7 @@
 """A surveyed dataset in one file: safetensors' form, a JSON header and binary columns.
 
 Nothing in it is unpickled; columns are mapped, so that a million objects open in the time it takes
-to hash them. Version 1.
+to hash them. Version 2: extents of tokens are cut at blocks, and may overlap.
 """
 
 import importlib.metadata
@@ -22,7 +22,7 @@ from .store import Store
 from .table import PACKINGS, DigestTable, ObjectTable, Strings
 
 FORMAT = "keepstep-lock"
-VERSION = 1
+VERSION = 2
 _DTYPES = {
     "BOOL": "?",
     "U8": "<u1",
@@ -108,6 +108,7 @@ def parse_lock(content: memoryview, path: Path | str, *, url: str | None = None)
             facts=facts["facts"],
             digests=digests,
             extent_bytes=int(facts["extent_bytes"]),
+            extent_overlap=int(facts["extent_overlap"]),
             extent_digests=arrays.pop("extent_digests", None),
             arrays={name.removeprefix("array."): array for name, array in arrays.items()},
         )
@@ -141,6 +142,7 @@ def _encode(dataset: Dataset) -> list[bytes | memoryview]:
         "url": dataset.url,
         "facts": dataset.facts,
         "extent_bytes": dataset.extent_bytes,
+        "extent_overlap": dataset.extent_overlap,
     }
     metadata = {
         "format": FORMAT,
@@ -233,7 +235,8 @@ def _facts(path: str, header: dict[str, Any], body: memoryview) -> Any:
     del header["__metadata__"]
     try:
         facts = json.loads(said["dataset"])
-        return {name: facts[name] for name in ("format", "url", "facts", "extent_bytes")}
+        words = ("format", "url", "facts", "extent_bytes", "extent_overlap")
+        return {name: facts[name] for name in words}
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptDataError(path, f"no dataset ({error})", "a lock", _REMEDY) from error
 
@@ -287,7 +290,8 @@ def _check(path: str, dataset: Dataset, table: ObjectTable) -> None:
     is_wrong = is_wrong or bool((table.sizes < 0).any() or (dataset.counts < 0).any())
     is_wrong = is_wrong or bool((table.packings >= len(PACKINGS)).any())
     if extents is not None:
-        wrong_bytes = extents.dtype != np.uint8 or extents.shape[1:] != (16,)
+        wrong_bytes = extents.dtype != np.uint8 or extents.shape[1:] not in ((16,), (32,))
         is_wrong = is_wrong or wrong_bytes or dataset.extent_bytes < 1
+        is_wrong = is_wrong or not 0 <= dataset.extent_overlap < dataset.extent_bytes
     if is_wrong:
         raise CorruptDataError(path, "columns that do not fit", f"{size} objects", _REMEDY)

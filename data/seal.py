@@ -1,9 +1,8 @@
 """Locks that are signed (Ed25519, RFC 8032): a changed or foreign one is refused.
 
 A lock's signature covers the lock; the lock's digests of extents cover the bytes of its objects,
-which are checked on arrival. Those digests are xxh3-128: they find every swap and all damage, but
-somebody who can write to the store and sets out to build an object of equal digest is not held
-off by them. The cryptography is that of the package `cryptography`.
+which are checked on arrival; of a lock that is required to be signed they are SHA-256, which nobody
+can forge. The cryptography is that of the package `cryptography`.
 """
 
 import base64

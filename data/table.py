@@ -161,8 +161,21 @@ class ObjectTable(Sequence[StoredObject]):
     @property
     def identity(self) -> list[npt.NDArray[Any]]:
         """The columns that are equal in copies of the dataset: all but where they lie and tags."""
-        raw_bytes = np.where(self.packings > 0, self.raw_sizes, self.sizes)
-        return [self.names.content, self.names.ends, self.sizes, self.packings, raw_bytes]
+        names = (self.names.content, self.names.ends)
+        return [*names, self.sizes, self.packings, self.raw_bytes]
+
+    @property
+    def raw_bytes(self) -> Numbers:
+        """Unpacked bytes of each."""
+        found: Numbers = np.where(self.packings > 0, self.raw_sizes, self.sizes)
+        return found
+
+
+def raw_bytes(objects: Sequence[StoredObject]) -> Numbers:
+    """Unpacked bytes of each object; of a table's without making them."""
+    if isinstance(objects, ObjectTable):
+        return objects.raw_bytes
+    return np.array([obj.raw_bytes for obj in objects], dtype=np.int64)
 
 
 @final

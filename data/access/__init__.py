@@ -2,16 +2,24 @@
 
 from .access import Access, NextUse, Ranges
 from .cached import CachedAccess
-from .extents import extent_bytes
+from .digests import QUICK, STRONG, algorithm_of, new_hash
+from .extents import Cut, ExtentMap, extent_bytes, samples_of
 from .local import LocalAccess
 from .total import total_counts
 
 __all__ = [
+    "QUICK",
+    "STRONG",
     "Access",
     "CachedAccess",
+    "Cut",
+    "ExtentMap",
     "LocalAccess",
     "NextUse",
     "Ranges",
+    "algorithm_of",
     "extent_bytes",
+    "new_hash",
+    "samples_of",
     "total_counts",
 ]

@@ -1,7 +1,7 @@
 """What a source asks of its objects: ranges of bytes now, and word of those wanted soon."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,10 +42,9 @@ class Access(Protocol):
         """
         ...
 
-    def fill(self, rows: npt.NDArray[Any], ranges: Ranges) -> None:
-        """Copies range i into row i of `rows` (n, width): its bytes from the row's first on.
-
-        `rows` is C-contiguous; no range is longer than a row of it. Blocks.
+    def gather(self, ranges: Ranges, width: int) -> Bytes:
+        """(n, width), in new memory: row i begins with the bytes of range i, no longer than a row;
+        what is left of it is 0. Blocks.
         """
         ...
 
@@ -60,8 +59,14 @@ class Access(Protocol):
         ...
 
     @property
+    def ahead_bytes(self) -> int:
+        """How far ahead of its reading, in bytes of samples, it is of use to be told what will be
+        read: what is asked for earlier would push out what is needed sooner. 0: not at all."""
+        ...
+
+    @property
     def is_full(self) -> bool:
-        """Whether so much is on its way that asking for more would only push others out."""
+        """Whether so much is on its way that more would only wait behind it."""
         ...
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +18,20 @@ from ..cache import Cache, ExtentName, Lease, object_name
 from ..dataset import Dataset
 from ..fetch import Fetcher
 from ..store import StoredObject
-from .access import NextUse, Numbers, Ranges
+from .access import Bytes, NextUse, Numbers, Ranges
 from .digests import Check, ExtentDigests
-from .extents import ExtentMap
+from .extents import Cut, ExtentMap
+from .gather import gather
 from .held import Held
 from .opened import OpenViews
 from .packing import unpack
+from .putter import Arrival, Putter
 from .tally import cache_tally, fetch_tally
 from .turns import Turns
 
 _PROBES = 3
+# Some rounds of requests: what is asked for later than these can as well be asked for later.
+_MOST_COMING = 256
 
 
 @dataclass(slots=True)
@@ -43,7 +47,7 @@ class CachedAccess:
     """Reads from a cache that all processes of the node share, and fetches what is not in it.
 
     Args:
-        ahead_bytes: fetched or on its way, and not read yet: beyond this `is_full`.
+        ahead_bytes: how far ahead of its reading anything may be fetched, in bytes of samples.
         held_bytes: of extents that the cache did not admit, kept in this process's memory.
     """
 
@@ -53,25 +57,28 @@ class CachedAccess:
         *,
         fetcher: Fetcher,
         cache: Cache,
-        extent_bytes: int,
+        cut: Cut,
         ahead_bytes: int = 256 * 2**20,
         held_bytes: int = 256 * 2**20,
     ) -> None:
         self.objects = dataset.objects
-        self.map = ExtentMap(dataset.objects, extent_bytes)
-        self._units = np.cumsum(np.append(0, dataset.counts), dtype=np.int64)
+        self.map = ExtentMap(dataset, cut)
         self.fetcher = fetcher
         self.cache = cache
-        self._names = [object_name(obj, extent_bytes) for obj in dataset.objects]
+        self._names = [
+            object_name(obj, cut.size, lead=self.map.lead(place), overlap=cut.overlap)
+            for place, obj in enumerate(dataset.objects)
+        ]
         self._places = {name: place for place, name in enumerate(self._names)}
-        self._digests = ExtentDigests.of(dataset, extent_bytes)
-        self._ahead_extents = max(1, ahead_bytes // extent_bytes)
+        self._digests = ExtentDigests.of(dataset, cut)
+        self.ahead_bytes = ahead_bytes
         self._held = Held(held_bytes)
-        self._open = OpenViews(cache, self._name, held_bytes // extent_bytes)
+        self._open = OpenViews(cache, self._name, held_bytes // cut.size)
         self._lock = threading.Lock()
         self._coming: dict[int, _Coming] = {}
-        self._unread: set[int] = set()
         self._turns = Turns()
+        self._readers = 0
+        self._putter = Putter(lambda: self._readers > 0)
         self._waited = {"network": 0.0, "lock": 0.0}
         self._fetched_bytes = 0
         self._read_bytes = 0
@@ -82,35 +89,22 @@ class CachedAccess:
         sizes = ranges.stops - ranges.starts
         self._read_bytes += int(sizes.sum())
         rows = zip(first.tolist(), last.tolist(), offsets.tolist(), sizes.tolist(), strict=True)
-        return [_piece(views, *row) for row in rows]
+        return [self._piece(views, *row) for row in rows]
 
-    def fill(self, rows: npt.NDArray[Any], ranges: Ranges) -> None:
+    def gather(self, ranges: Ranges, width: int) -> Bytes:
         first, last, offsets = self.map.locate(ranges)
         sizes = ranges.stops - ranges.starts
         self._read_bytes += int(sizes.sum())
-        extents, ends = first.tolist(), last.tolist()
-        views = self._all_open(extents) if extents == ends else None
-        if views is None:
-            views = self._views(first, last)
-        width = rows.shape[1] * rows.itemsize
-        # Slices of memoryviews are copied in half the time that slices of arrays take.
-        table, at = rows.reshape(-1).view(np.uint8).data, 0
-        columns = (extents, ends, offsets.tolist(), sizes.tolist())
-        for extent, end, offset, size in zip(*columns, strict=True):
-            if extent == end:
-                table[at : at + size] = views[extent][offset : offset + size]
-            else:
-                table[at : at + size] = _piece(views, extent, end, offset, size)
-            at += width
-
-    def _all_open(self, extents: list[int]) -> Mapping[int, memoryview] | None:
-        """The views of extents that were all used lately, without looking for any; or None."""
-        views = self._open.views
-        if not views.keys() >= set(extents):
-            return None
-        if self._unread:
-            self._unread.difference_update(extents)
-        return views
+        if (first == last).all() and (sizes == width).all():
+            extents, which = np.unique(first, return_inverse=True)
+            views = self._views(extents, extents)
+            return gather([views[extent] for extent in extents.tolist()], which, offsets, width)
+        views = self._views(first, last)
+        rows = np.zeros((len(sizes), width), dtype=np.uint8)
+        columns = (first.tolist(), last.tolist(), offsets.tolist(), sizes.tolist())
+        for row, extent, end, offset, size in zip(rows, *columns, strict=True):
+            row[:size] = np.frombuffer(self._piece(views, extent, end, offset, size), np.uint8)
+        return rows
 
     def want(self, ranges: Ranges, due: npt.NDArray[np.float64]) -> None:
         first, last, _ = self.map.locate(ranges)
@@ -120,8 +114,8 @@ class CachedAccess:
             for extent in range(int(first[place]) + 1, int(last[place]) + 1):
                 times[extent] = min(times.get(extent, np.inf), float(due[place]))
         for extent, when in sorted(times.items(), key=lambda item: item[1]):
-            if extent not in self._unread and self._find(extent) is None:
-                self._unread.add(extent)
+            # What is on its way was asked for at an earlier time than this.
+            if extent not in self._coming and self._find(extent) is None:
                 self._begin(extent, when)
 
     def follow(self, next_use: NextUse) -> None:
@@ -129,7 +123,7 @@ class CachedAccess:
 
         def uses(names: Sequence[ExtentName]) -> npt.NDArray[np.float64]:
             extents = [self.map.first(self._places[name.object]) + name.number for name in names]
-            units = self._units_of(np.array(extents, dtype=np.int64))
+            units = self.map.units(np.array(extents, dtype=np.int64), _PROBES)
             found = next_use(units.reshape(-1)).reshape(units.shape).min(axis=0)
             return np.where(found < 2**62, found.astype(np.float64), np.inf)
 
@@ -146,12 +140,13 @@ class CachedAccess:
 
     def _tier(self, extent: int) -> tuple[int, str]:
         name = self._name(extent)
-        held = "memory" if extent in self._held else None
+        is_held = extent in self._held or extent in self._putter.contents
+        held = "memory" if is_held else None
         return name.number, held or self.cache.tier(*name) or "store"
 
     @property
     def is_full(self) -> bool:
-        return len(self._unread) >= self._ahead_extents
+        return len(self._coming) >= _MOST_COMING
 
     @property
     def waited(self) -> Mapping[str, float]:
@@ -177,19 +172,11 @@ class CachedAccess:
         return {**found, "held_bytes": self._held.bytes}
 
     def close(self) -> None:
-        """Ends the thread that waits for other processes; fetcher and cache are the maker's."""
+        """Ends its threads, once all that came in is kept; fetcher and cache are the maker's."""
         self._turns.close()
+        self._putter.close()
         self.cache.forget(self._names)
         self._held.clear()
-
-    def _units_of(self, extents: Numbers) -> Numbers:
-        """(probes, n): units at the beginning, inside and at the end of each extent."""
-        objects, starts, stops = self.map.places(extents)
-        counts = self._units[objects + 1] - self._units[objects]
-        shares = np.linspace(starts, np.maximum(stops - 1, starts), _PROBES)
-        within = shares * counts // np.maximum(1, self.map.raw[objects])
-        units: Numbers = self._units[objects] + np.minimum(within.astype(np.int64), counts - 1)
-        return np.maximum(units, 0)
 
     def _views(self, first: Numbers, last: Numbers) -> dict[int, memoryview]:
         """The bytes of every extent from `first` to `last`. Blocks."""
@@ -205,24 +192,49 @@ class CachedAccess:
                 views[extent] = view
         if missing:
             self._wait(missing, views)
-        self._unread -= extents
         return views
+
+    def _piece(
+        self, views: Mapping[int, memoryview], extent: int, end: int, offset: int, size: int
+    ) -> memoryview:
+        """Bytes of one extent as they lie, or of several in a row, copied."""
+        if extent == end:
+            return views[extent][offset : offset + size]
+        begins = self.map.places(np.arange(extent, end + 1))[1]
+        # Each holds some bytes of the next one, which are taken from there.
+        own = zip(range(extent, end), np.diff(begins).tolist(), strict=True)
+        parts = [views[one][:length] for one, length in own]
+        parts[0] = parts[0][offset:]
+        parts.append(views[end][: size - sum(map(len, parts))])
+        return memoryview(b"".join(parts))
 
     def _wait(self, missing: Iterable[int], views: dict[int, memoryview]) -> None:
         now = time.monotonic()
         coming = [(extent, self._begin(extent, now)) for extent in missing]
-        for extent, future in coming:
-            begun = time.perf_counter()
-            cause = "lock" if extent in self._turns else "network"
-            future.result()
+        with self._lock:
+            self._readers += 1
+        try:
+            for extent, future in coming:
+                begun = time.perf_counter()
+                cause = "lock" if extent in self._turns else "network"
+                views[extent] = self._awaited(extent, future)
+                self._waited[cause] += time.perf_counter() - begun
+        finally:
+            with self._lock:
+                self._readers -= 1
+
+    def _awaited(self, extent: int, future: "Future[None]") -> memoryview:
+        future.result()
+        view = self._find(extent)
+        while view is None:  # evicted again between its arrival and now
+            self._begin(extent, time.monotonic()).result()
             view = self._find(extent)
-            while view is None:  # evicted again between its arrival and now
-                self._begin(extent, now).result()
-                view = self._find(extent)
-            views[extent] = view
-            self._waited[cause] += time.perf_counter() - begun
+        return view
 
     def _find(self, extent: int) -> memoryview | None:
+        waiting = self._putter.contents.get(extent)
+        if waiting is not None:
+            return waiting
         if extent in self._held and (held := self._held.get(extent)) is not None:
             return held
         return self._open.get(extent)
@@ -280,22 +292,31 @@ class CachedAccess:
         check: Check,
         fetch: "Future[bytes | memoryview]",
     ) -> None:
-        """Keeps what came in; in the thread that fetched it."""
+        """Takes what came in; in the thread that fetched it."""
         try:
             content = fetch.result()
             self._fetched_bytes += len(content)
             check.learn()
             raw = memoryview(unpack(memoryview(content), obj) if obj.packing else content)
-            # Readers go on at once; the cache takes it meanwhile, and others of the node then.
-            self._held.put(extent, raw)
-            self._settle(extent)
-            digest = "" if obj.packing else check.digest.hex()
-            if self.cache.put(*self._name(extent), raw, digest):
-                self._held.drop(extent)
         except BaseException as error:
             lease.release()
             self._settle(extent, error)
-        else:
+            return
+        digest = "" if obj.packing else check.quick.hex()
+        # Readers go on at once; the cache takes it meanwhile, and others of the node then.
+        put = partial(self._put, extent, raw, digest, lease)
+        self._putter.add(Arrival(extent, raw, put, time.monotonic()))
+        self._settle(extent)
+        self._putter.wait_for_room()
+
+    def _put(self, extent: int, raw: memoryview, digest: str, lease: Lease) -> None:
+        """Keeps an extent: in the cache, or here where that has no room for it."""
+        try:
+            if self.cache.put(*self._name(extent), raw, digest):
+                self._held.drop(extent)
+            else:
+                self._held.put(extent, raw)
+        finally:
             lease.release()
 
     def _settle(self, extent: int, error: BaseException | None = None) -> None:
@@ -306,18 +327,4 @@ class CachedAccess:
         if error is None:
             coming.arrived.set_result(None)
         else:
-            self._unread.discard(extent)
             coming.arrived.set_exception(error)
-
-
-def _piece(
-    views: Mapping[int, memoryview], extent: int, end: int, offset: int, size: int
-) -> memoryview:
-    """Bytes of one extent as they lie, or of several in a row, copied."""
-    if extent == end:
-        return views[extent][offset : offset + size]
-    parts, left = [views[extent][offset:]], size - (len(views[extent]) - offset)
-    for one in range(extent + 1, end + 1):
-        parts.append(views[one][:left])
-        left -= len(parts[-1])
-    return memoryview(b"".join(parts))

@@ -4,7 +4,7 @@ import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..errors import ChangedError, CorruptDataError, MissingError
 from ..store import StoredObject
 from .access import Bytes, NextUse, Ranges
+from .gather import gather
 from .packing import unpack
 
 
@@ -33,12 +34,16 @@ class LocalAccess:
             for place, start, stop in zip(*(x.tolist() for x in ranges), strict=True)
         ]
 
-    def fill(self, rows: npt.NDArray[Any], ranges: Ranges) -> None:
-        width = rows.shape[1] * rows.itemsize
-        table = rows.reshape(-1).view(np.uint8).reshape(len(rows), width)
-        triples = zip(*(x.tolist() for x in ranges), strict=True)
-        for row, (place, start, stop) in zip(table, triples, strict=True):
-            row[: stop - start] = self._content(place)[start:stop]
+    def gather(self, ranges: Ranges, width: int) -> Bytes:
+        sizes = ranges.stops - ranges.starts
+        if (sizes == width).all():
+            places, which = np.unique(ranges.objects, return_inverse=True)
+            views = [self._content(place).data for place in places.tolist()]
+            return gather(views, which, ranges.starts, width)
+        rows = np.zeros((len(sizes), width), dtype=np.uint8)
+        for row, found in zip(rows, self.read(ranges), strict=True):
+            row[: len(found)] = np.frombuffer(found, np.uint8)
+        return rows
 
     def want(self, ranges: Ranges, due: npt.NDArray[np.float64]) -> None:
         """The kernel reads ahead by itself; there is nothing to fetch."""
@@ -47,9 +52,13 @@ class LocalAccess:
         """Nothing is kept that the kernel does not keep."""
 
     @property
+    def ahead_bytes(self) -> int:
+        """None: what is told ahead helps nobody here."""
+        return 0
+
+    @property
     def is_full(self) -> bool:
-        """Always: what is told ahead helps nobody here."""
-        return True
+        return False
 
     @property
     def waited(self) -> Mapping[str, float]:

@@ -147,7 +147,7 @@ class Account:
             self._note(record)
 
     def _enter(self, record: Record) -> None:
-        self._seen = self.ledger.append([record])
+        self._seen = self.ledger.append([record], self._seen)
         self._note(record)
 
     def _note(self, record: Record) -> None:

@@ -69,12 +69,12 @@ class Ledger:
         os.pwrite(self._fd, _HEADER.pack(_MAGIC, 0), 0)
         return 0
 
-    def append(self, records: Sequence[Record]) -> int:
-        """Adds records and returns the new head. Inside the guard.
+    def append(self, records: Sequence[Record], head: int | None = None) -> int:
+        """Adds records and returns the new head. Inside the guard, in which `head` was read.
 
         A record counts from the moment the head says so, so that a kill between leaves no half.
         """
-        head = self.head()
+        head = self.head() if head is None else head
         for place, record in enumerate(records, head):
             content = _RECORD.pack(
                 bytes.fromhex(record.name.object), record.name.number, record.size

@@ -14,7 +14,7 @@ _TEMPORARY = re.compile(rf"([0-9a-f]{{12}})\.([0-9]{{1,18}})\.([0-9]{{1,9}})\.({
 
 
 class ExtentName(NamedTuple):
-    """An extent: the unpacked bytes [number * extent_bytes, (number + 1) * extent_bytes)."""
+    """An extent of an object: unpacked bytes, from about number * extent_bytes on."""
 
     object: str
     """What `object_name` gave."""
@@ -35,11 +35,18 @@ class ExtentName(NamedTuple):
         return f"{self.hash & 0xFF:02x}"
 
 
-def object_name(obj: StoredObject, extent_bytes: int) -> str:
-    """32 hexadecimal digits: xxh3-128 of (url, tag, size, packing, extent_bytes).
+def object_name(
+    obj: StoredObject, extent_bytes: int, *, lead: int | None = None, overlap: int = 0
+) -> str:
+    """32 hexadecimal digits: xxh3-128 of (url, tag, size, packing, extent_bytes) and, where its
+    extents are not plain multiples, (lead, overlap).
 
     An object that changed (another tag or size) has another name, so that its old entries are
     never read for it. An object without a tag is told from its successor by size alone.
+
+    Args:
+        lead: bytes before the second extent; None: `extent_bytes`.
+        overlap: bytes that each extent goes beyond the next one's start.
 
     Raises:
         DataError: `extent_bytes` is not between 64 KiB and 8 MiB.
@@ -49,7 +56,9 @@ def object_name(obj: StoredObject, extent_bytes: int) -> str:
             f"{obj.url}: found extents of {extent_bytes} bytes, needed {SMALLEST_EXTENT} to "
             f"{LARGEST_EXTENT}; set a size between them"
         )
-    facts = (obj.url, obj.tag, str(obj.size), obj.packing, str(extent_bytes))
+    facts: tuple[str, ...] = (obj.url, obj.tag, str(obj.size), obj.packing, str(extent_bytes))
+    if overlap or lead not in (None, extent_bytes):
+        facts += (str(lead), str(overlap))
     return xxhash.xxh3_128_hexdigest("\0".join(facts).encode())
 
 

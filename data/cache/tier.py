@@ -230,7 +230,7 @@ class Tier:
                     chosen = self._choose(newcomer, extra)
                     if isinstance(chosen, list):
                         self._evict(chosen, demoted)
-                        if self._needed(newcomer.size, 0) <= 0:
+                        if not chosen or self._needed(newcomer.size, 0) <= 0:
                             return self.account.reserve(*newcomer[:2])
                         break  # what was deleted is still mapped somewhere
                 if chosen is Verdict.bypass:

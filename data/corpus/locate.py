@@ -6,6 +6,7 @@ from pathlib import Path
 
 import xxhash
 
+from ..access import STRONG, algorithm_of
 from ..config import DataFormat
 from ..dataset import Dataset
 from ..errors import CorruptDataError, DataError, MissingError
@@ -102,18 +103,18 @@ def _signed(url: str, store: Store, folder: str | None, key: Path | None) -> Dat
 def _check_signed(found: Dataset | None, url: str, store: Store) -> Dataset:
     """What a signed lock must have: digests, by which what comes in is checked. Files of this
     machine, which are mapped as they are, are checked here and now."""
-    if found is None or found.extent_digests is None:
-        what = "no lock" if found is None else "a lock without digests"
+    table = None if found is None else found.extent_digests
+    if found is None or table is None or algorithm_of(table) != STRONG:
+        what = "a lock whose digests can be forged" if table is not None else "no lock with digests"
         raise DataError(
-            f"{url}: found {what}, needed a signed lock with digests for data.require_signed; run "
-            "`keepstep data lock --digests` and sign what it writes"
+            f"{url}: found {what}, needed a signed one with SHA-256 digests for "
+            "data.require_signed; run `keepstep data lock --sign KEY`"
         )
     if "://" not in found.url:
         for obj in found.objects:
-            whole = object_digests(store, obj, found.extent_bytes)[0]
-            needed = found.digests[found.name(obj)]
-            if f"xxh3_128:{whole}" != needed:
-                raise CorruptDataError(obj.url, f"xxh3_128:{whole}", needed)
+            whole = f"{STRONG}:{object_digests(store, obj, algorithm=STRONG)[0]}"
+            if whole != (needed := found.digests[found.name(obj)]):
+                raise CorruptDataError(obj.url, whole, needed)
     return found
 
 

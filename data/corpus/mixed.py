@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..access import Access, NextUse, Ranges
 from ..errors import DataError
-from ..sources import Source, Stored, locatable, read_at, spent
+from ..sources import Source, Stored, locatable, reading, spending
 from ..sources.source import Ids, Times
 
 
@@ -29,6 +29,8 @@ class Mixed:
         self.weights = weights
         self._sources = list(parts.values())
         self._stored = [one if isinstance(one, Stored) else None for one in self._sources]
+        self._read = [reading(one) for one in self._sources]
+        self._spent = spending(*self._sources)
         self._firsts = np.cumsum([0, *(len(one) for one in self._sources)], dtype=np.int64)
         words = " ".join(f"{name} {source.digest}" for name, source in parts.items())
         self.digest = xxhash.xxh3_128_hexdigest(words.encode())
@@ -58,7 +60,7 @@ class Mixed:
 
     @property
     def spent(self) -> Mapping[str, float]:
-        return spent(*self._sources)
+        return self._spent()
 
     def read(self, ids: Ids) -> dict[str, Tensor]:
         """The samples, in the order asked for.
@@ -75,7 +77,7 @@ class Mixed:
         for number in np.unique(owners).tolist() or [0]:
             here = owners == number
             own = ids[here] - self._firsts[number]
-            parts[number] = read_at(self._sources[number], own, epochs[here])
+            parts[number] = self._read[number](own, epochs[here])
         rows = self._empty(len(ids), parts)
         for number, part in parts.items():
             for name, one in part.items():

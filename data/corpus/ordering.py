@@ -3,6 +3,7 @@
 from ..config import DataConfig
 from ..order import Mixture, Order, OrderRecipe, fit_recipe, mix
 from ..sources import Source, Stored
+from ..table import raw_bytes
 from .mixed import Mixed
 
 
@@ -26,4 +27,11 @@ def _recipe(source: Source, config: DataConfig) -> OrderRecipe:
         lanes=config.lanes,
         window=config.window,
         sample_bytes=source.sample_bytes if isinstance(source, Stored) else 0,
+        stored_bytes=_stored_bytes(source) if isinstance(source, Stored) else 0,
     )
+
+
+def _stored_bytes(source: Stored) -> int:
+    """Of all its objects, also of those that hold other parts of the dataset than this one: it is
+    by these that extents are cut."""
+    return sum(int(raw_bytes(access.objects).sum()) for access in source.accesses)

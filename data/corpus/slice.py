@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from ..access import Access, NextUse, Ranges
-from ..sources import Source, Stored, locatable, read_at, spent
+from ..sources import Source, Stored, locatable, reading, spending
 from ..sources.source import Ids, Times
 
 
@@ -22,6 +22,7 @@ class Slice:
     def __init__(self, source: Source, start: int, stop: int, *, leads: bool = True) -> None:
         self._source = source
         self._stored = source if isinstance(source, Stored) else None
+        self._read, self._spent = reading(source), spending(source)
         self._start = start
         self._stop = stop
         self._leads = leads
@@ -62,11 +63,11 @@ class Slice:
         return self._source.read(ids + self._start)
 
     def read_at(self, ids: Ids, epochs: Ids) -> dict[str, Tensor]:
-        return read_at(self._source, ids + self._start, epochs)
+        return self._read(ids + self._start, epochs)
 
     @property
     def spent(self) -> Mapping[str, float]:
-        return spent(self._source)
+        return self._spent()
 
     def _uses(self, next_use: NextUse, ids: Ids) -> Ids:
         inside = (ids >= self._start) & (ids < self._stop)

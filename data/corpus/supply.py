@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-from ..access import Access, CachedAccess, LocalAccess, extent_bytes
+from ..access import Access, CachedAccess, Cut, LocalAccess
 from ..cache import Cache
 from ..config import DataConfig
 from ..dataset import Dataset
@@ -66,16 +66,16 @@ class Supply:
             local = LocalAccess(dataset.objects)
             self._closers.append(local.close)
             return local
-        total = sum(obj.raw_bytes for obj in dataset.objects)
-        size = self._config.extent_bytes or dataset.extent_bytes or extent_bytes(total)
+        config = self._config
+        cut = Cut.of(dataset, sequence_length=config.sequence_length, size=config.extent_bytes)
         cache = self.cache()  # before the fetcher, whose threads put into it until they end
         access = CachedAccess(
             dataset,
             fetcher=self._fetcher(dataset.url, store),
             cache=cache,
-            extent_bytes=size,
+            cut=cut,
             ahead_bytes=self._ahead_bytes(),
-            held_bytes=self._config.held_bytes,
+            held_bytes=config.held_bytes,
         )
         self._closers.append(access.close)
         return access

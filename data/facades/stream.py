@@ -134,6 +134,10 @@ class Strided:
         self._index = index
         self._count = count
 
+    @property
+    def pool_samples(self) -> int:
+        return self._order.pool_samples // self._count
+
     def samples(self, positions: Integers) -> tuple[Integers, Integers]:
         return self._order.samples(positions)
 

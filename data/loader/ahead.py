@@ -13,8 +13,13 @@ from ..sources.source import Stored
 
 _PAUSE_SECONDS = 0.005
 _UNKNOWN_RATE = 1e6
-# Where all of it lies in the cache already nothing is ever full; farther than this helps nobody.
-_LONGEST_LEAD = 65_536
+# Beyond the pool of samples that are wanted at about the same time: long enough for late answers,
+# second requests and short outages.
+_LEAD_SECONDS = 10.0
+_LEAD_SAMPLES = 65_536
+# For so long the first samples are left alone: working out those after them takes the processor
+# from what brings the first batch.
+_FIRST_SECONDS = 0.1
 
 EpochsAndIds = tuple[Integers, Integers]
 """Of some samples: the epoch of each in its own source, and its id."""
@@ -45,17 +50,38 @@ class Pace:
 
 @final
 class Ahead(threading.Thread):
-    """Works out chunks of sample ids, announces them, and hands them to the reader in turn.
+    """Works out chunks of sample ids, hands them to the reader in turn, and announces them, a few
+    samples at a time.
 
-    It goes on until the source has enough on its way, and then waits.
+    All blocks of a pool are begun within its first steps, and over at its end: so a whole pool is
+    announced ahead, and some seconds, but no farther than the accesses have room for.
+
+    Args:
+        group: samples that are read, and announced, at once; two of these beyond the reader's are
+            announced whatever is on its way.
+        pool: samples of the reader that are wanted at about the same time.
+        stop: samples in all; those after it are not announced. None: without end.
     """
 
-    def __init__(self, source: Stored, chunks: Iterator[EpochsAndIds], pace: Pace) -> None:
+    def __init__(
+        self,
+        source: Stored,
+        chunks: Iterator[EpochsAndIds],
+        pace: Pace,
+        *,
+        group: int,
+        pool: int,
+        stop: int | None = None,
+    ) -> None:
         super().__init__(name="keepstep-ahead", daemon=True)
         self._source = source
         self._accesses = source.accesses
+        self._sample_bytes = source.sample_bytes
         self._chunks = chunks
         self._pace = pace
+        self._group = group
+        self._pool = pool
+        self._end = stop
         self._stopping = threading.Event()
         self._announced = 0
         self._ready: queue.SimpleQueue[EpochsAndIds | Exception] = queue.SimpleQueue()
@@ -85,21 +111,43 @@ class Ahead(threading.Thread):
 
     def _announce(self) -> None:
         for epochs, ids in self._chunks:
-            self._ready.put((epochs, ids))
-            distance = self._announced - self._pace.consumed + np.arange(len(ids))
-            self._source.want(ids, time.monotonic() + np.maximum(distance, 0) / self._pace.rate)
-            self._announced += len(ids)
-            while self._should_wait(len(ids)):
-                if self._stopping.wait(_PAUSE_SECONDS):
+            is_first = not self._announced
+            if not is_first:
+                self._ready.put((epochs, ids))
+            for first in range(0, len(ids), self._group):
+                while self._should_wait() and not self._stopping.is_set():
+                    self._stopping.wait(_PAUSE_SECONDS)
+                if self._stopping.is_set():
                     return
-            if self._stopping.is_set():
+                self._tell(ids[first : first + self._group])
+                if is_first:
+                    # Announced before its reader has it, who would only take turns with this
+                    # thread in asking for the same.
+                    self._ready.put((epochs, ids))
+                    self._wait_for_first(time.monotonic() + _FIRST_SECONDS)
+
+    def _wait_for_first(self, deadline: float) -> None:
+        while not self._pace.consumed and time.monotonic() < deadline:
+            if self._stopping.wait(_PAUSE_SECONDS / 5):
                 return
 
-    def _should_wait(self, chunk: int) -> bool:
-        """One chunk beyond the reader's is always announced, whatever is on its way."""
+    def _tell(self, ids: Integers) -> None:
+        left = len(ids) if self._end is None else max(0, self._end - self._announced)
+        if left:
+            distance = self._announced - self._pace.consumed + np.arange(len(ids))
+            due = time.monotonic() + np.maximum(distance, 0) / self._pace.rate
+            self._source.want(ids[:left], due[:left])
+        self._announced += len(ids)
+
+    def _should_wait(self) -> bool:
         lead = self._announced - self._pace.consumed
-        is_enough = lead >= _LONGEST_LEAD or any(one.is_full for one in self._accesses)
-        return lead >= 2 * chunk and is_enough
+        if lead < 2 * self._group:
+            return False
+        rate = self._pace.rate
+        some = _LEAD_SAMPLES if rate == _UNKNOWN_RATE else _LEAD_SECONDS * rate
+        room = max((one.ahead_bytes for one in self._accesses), default=0)
+        most = min(self._pool + some, room / self._sample_bytes)
+        return lead >= most or any(one.is_full for one in self._accesses)
 
 
 def following(

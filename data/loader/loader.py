@@ -12,15 +12,15 @@ from typing import NamedTuple, Protocol, Self, final
 
 from ..access import total_counts
 from ..order.permutation import Integers
-from ..sources import Source, Stored, read_at, spent
+from ..sources import Source, Stored, reading, spending
 from .ahead import Ahead, EpochsAndIds, Pace, following
 from .handoff import Handoff, PlainHandoff, Staged
 from .prefetch import Prefetcher
 from .share import share_microbatches
 from .window import Window
 
-_ORDER_SAMPLES = 16_384
-_READ_SAMPLES = 512
+_ORDER_SAMPLES = 8192
+_READ_SAMPLES = 1024
 
 
 class _Ready(NamedTuple):
@@ -33,6 +33,9 @@ class _Ready(NamedTuple):
 
 class Arrangement(Protocol):
     """What an order or a mixture says of positions."""
+
+    @property
+    def pool_samples(self) -> int: ...
 
     def samples(self, positions: Integers) -> tuple[Integers, Integers]: ...
 
@@ -67,8 +70,7 @@ class Loader:
         stop: int | None = None,
         handoff: Handoff | None = None,
     ) -> None:
-        self._source = source
-        # Asked once: to look a Protocol's methods up takes as long as to read a dozen samples.
+        self._read, self._spent = reading(source), spending(source)
         self._stored = source if isinstance(source, Stored) else None
         self._accesses = self._stored.accesses if self._stored else ()
         self._order = order
@@ -78,6 +80,10 @@ class Loader:
             batch_samples, microbatch_samples, reader_index, reader_count
         )
         self._step_samples = len(self._share) * microbatch_samples
+        # Steps are read together, since a few large readings cost less than many small ones: not so
+        # many that the steps before them are used up meanwhile.
+        group = max(1, min(prefetch // 2, _READ_SAMPLES // self._step_samples))
+        self._group_samples = group * self._step_samples
         self._prefetch = prefetch
         self._stop = stop
         self._handoff: Handoff = PlainHandoff() if handoff is None else handoff
@@ -94,7 +100,7 @@ class Loader:
         if self._stored is not None:
             uses = following(self._order.next_use, lambda: self._position, self._stop)
             self._stored.follow(uses)
-            self._ahead = Ahead(self._stored, chunks, self._pace)
+            self._ahead = self._made_ahead(chunks, position)
             self._ahead.start()
             chunks = self._ahead.taken()
         self._thread = Prefetcher(self._windows(position, chunks), self._prefetch)
@@ -148,10 +154,23 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _made_ahead(self, chunks: Iterator[EpochsAndIds], position: int) -> Ahead:
+        assert self._stored is not None
+        share = self._step_samples / self._batch_samples
+        left = None if self._stop is None else max(0, self._stop - position)
+        return Ahead(
+            self._stored,
+            chunks,
+            self._pace,
+            group=self._group_samples,
+            pool=int(self._order.pool_samples * share),
+            stop=None if left is None else int(left * share),
+        )
+
     def _windows(self, position: int, chunks: Iterator[EpochsAndIds]) -> Iterator[_Ready]:
         for epochs, ids in chain.from_iterable(map(self._groups, chunks)):
             begun, before = time.perf_counter(), self._waited()
-            rows = read_at(self._source, ids, epochs)
+            rows = self._read(ids, epochs)
             seconds = self._waited()
             seconds.subtract(before)
             # Threads of a pool may wait at once, for longer together than the reading took.
@@ -173,7 +192,7 @@ class Loader:
 
     def _waited(self) -> Counter[str]:
         """Seconds that reading has taken so far, by cause."""
-        total: Counter[str] = Counter(spent(self._source))
+        total: Counter[str] = Counter(self._spent())
         for access in self._accesses:
             total.update(access.waited)
         return total
@@ -194,10 +213,7 @@ class Loader:
             start, steps = start + steps * self._batch_samples, min(most, 2 * steps)
 
     def _groups(self, samples: EpochsAndIds) -> Iterator[EpochsAndIds]:
-        """Steps that are read together, since a few large readings cost less than many small ones:
-        not so many that the steps before them are used up meanwhile."""
         epochs, ids = samples
-        steps = max(1, min(self._prefetch // 2, _READ_SAMPLES // self._step_samples))
-        for first in range(0, len(ids), steps * self._step_samples):
-            some = slice(first, first + steps * self._step_samples)
+        for first in range(0, len(ids), self._group_samples):
+            some = slice(first, first + self._group_samples)
             yield epochs[some], ids[some]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..access.extents import ExtentMap
+from ..access import QUICK, STRONG, Cut, ExtentMap
 from ..config import DataFormat
 from ..corpus.locate import locked
 from ..corpus.supply import Supply
 from ..dataset import Dataset
 from ..errors import ChangedError, CorruptDataError, DataError, DeniedError, MissingError
-from ..lock import PIECE_BYTES, Progress, lock, object_digests
+from ..lock import Progress, lock, object_digests, stored_ranges
 from ..manifest import MANIFEST, parse_manifest
 from ..sources.listing import base_url
 from ..store import Store, StoredObject
@@ -100,7 +100,8 @@ class _Check:
     found: StoredObject | None
     """As the store lists it; None where it does not."""
     recorded: str | None
-    extent_bytes: int
+    ranges: list[tuple[int, int]]
+    """Of its extents, as stored; empty where there are no digests of them."""
     extents: npt.NDArray[np.uint8] | None
 
     @property
@@ -127,15 +128,16 @@ class _Check:
         if not self.cost:
             return None
         name, _, whole = (self.recorded or "").partition(":")
-        is_ours = name == "xxh3_128"
-        size = self.extent_bytes or PIECE_BYTES
+        is_ours = name in (QUICK, STRONG)
         recorded = None if is_ours else self.recorded
-        digest, *extents = object_digests(store, obj, size, recorded=recorded)
+        algorithm = STRONG if name == STRONG else QUICK
+        digest, *extents = object_digests(
+            store, obj, self.ranges, recorded=recorded, algorithm=algorithm
+        )
         if self.extents is not None:
-            for number, needed in enumerate(self.extents):
-                if bytes(needed).hex() != extents[number]:
-                    stop = obj.size if obj.packing else min(obj.size, (number + 1) * size)
-                    where = f"other bytes in [{number * size}, {stop})"
+            for (start, stop), needed, now in zip(self.ranges, self.extents, extents, strict=True):
+                if bytes(needed).hex() != now:
+                    where = f"other bytes in [{start}, {stop})"
                     return _said(obj, where, "those of the recorded digest")
         if is_ours and digest != whole:
             return _said(obj, f"digest {digest}", f"digest {whole}")
@@ -143,19 +145,15 @@ class _Check:
 
 
 def _checks(dataset: Dataset, listed: dict[str, StoredObject]) -> Iterator[_Check]:
-    table, size = dataset.extent_digests, dataset.extent_bytes
-    extents = ExtentMap(
-        # Digests are of bytes as stored: of a packed object there is one.
-        dataset.objects,
-        size or PIECE_BYTES,
-    )
+    table = dataset.extent_digests
+    extents = ExtentMap(dataset, Cut.of(dataset))
     for place, obj in enumerate(dataset.objects):
         rows = None if table is None else table[extents.first(place) : extents.first(place + 1)]
         yield _Check(
             needed=obj,
             found=listed.get(obj.url),
             recorded=dataset.digests.get(dataset.name(obj)),
-            extent_bytes=size,
+            ranges=[] if table is None else stored_ranges(extents, place, obj),
             extents=rows,
         )
 

@@ -94,9 +94,8 @@ def _tokens(dataset: Dataset, supply: Supply, count: int) -> Described:
     starts = np.arange(1) if documents is None else documents[:_SHOWN]
     excerpts = []
     for start in starts.tolist():
-        row = np.empty((1, min(_ENTRIES, count - start)), dtype=tokens.dtype)
-        if row.size:
-            tokens.fill(row, np.array([start]))
+        if start < count:
+            row = tokens.gather(np.array([start]), min(_ENTRIES, count - start))
             excerpts.append(" ".join(map(str, row[0].tolist())) + " ...")
     none = np.empty(0, dtype=np.int64)
     ends = none if documents is None else np.append(documents[1:], count) - documents

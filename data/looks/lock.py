@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from ..access import QUICK, STRONG
 from ..config import DataFormat
 from ..corpus.locate import LOCK
 from ..dataset import Dataset
 from ..errors import DataError
 from ..lock import Progress, lock, with_digests
 from ..lockfile import write_lock
+from ..seal import sign_lock
 from ..sources.listing import base_url
 from ..store import Store
 
@@ -21,6 +23,7 @@ def write_lock_of(
     split: str | None = None,
     dtype: str | None = None,
     digests: bool | None = None,
+    sign: Path | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Path, Dataset]:
@@ -33,6 +36,7 @@ def write_lock_of(
         out: None: in the dataset's folder, where that is local, as every run looks for it there;
             else <name>.lock in the working directory.
         digests: whether every byte is read, for digests of extents; None: where it is local.
+        sign: a private key; every byte is read, for SHA-256, and the lock is signed beside it.
 
     Raises:
         DataError: the data cannot be used, `out` would be taken for another dataset's lock, or
@@ -43,12 +47,21 @@ def write_lock_of(
     dataset = lock(url, store, format=format, split=split, dtype=dtype)
     path = out or _place(dataset, split)
     _check_name(path, dataset)
-    if is_local(url) if digests is None else digests:
+    algorithm = QUICK if sign is None else STRONG
+    if sign is not None or (is_local(url) if digests is None else digests):
         path.parent.mkdir(parents=True, exist_ok=True)
         done = path.with_name(f".{path.name}.digests")
-        dataset = with_digests(dataset, store, progress=progress, resume=done)
+        dataset = with_digests(
+            dataset,
+            store,
+            algorithm=algorithm,
+            progress=progress,
+            resume=done,
+        )
         write_lock(dataset, path, replace=replace)
         done.unlink(missing_ok=True)
+        if sign is not None:
+            sign_lock(path, sign)
     else:
         write_lock(dataset, path, replace=replace)
     return path, dataset

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from ..access import extent_bytes
+from ..access import extent_bytes, samples_of
 from .recipe import OrderRecipe
 
 # A lane holds whole blocks, so up to a block a lane is left over; with 64 blocks to a lane that
@@ -32,6 +32,7 @@ def fit_recipe(
     lanes: int = 64,
     window: int = 8,
     sample_bytes: int = 0,
+    stored_bytes: int = 0,
 ) -> OrderRecipe:
     """The recipe for `source`, with lanes, block and window made smaller where samples are few.
 
@@ -42,12 +43,14 @@ def fit_recipe(
         block: samples of a block; 0 makes a block as large as an extent, the unit of fetching, or
             gives each lane 64 of them where there is little data.
         sample_bytes: of a sample in its store, on average; 0 where it lies in memory.
+        stored_bytes: of all objects of its store, of which `source` may be a part; 0: as many as
+            the samples have. What is read as extents of one size is ordered in blocks of it.
     """
     count = len(source)
     lanes = min(lanes, max(1, count // _BLOCKS_PER_LANE))
     total = count * sample_bytes
     if block == 0 and total > _SMALL_BYTES:
-        block = max(1, extent_bytes(total) // sample_bytes)
+        block = samples_of(extent_bytes(stored_bytes or total), sample_bytes)
         slots = count // block // lanes
         window = max(1, min(window, slots // _WINDOWS_PER_EPOCH))
     else:

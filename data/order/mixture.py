@@ -107,6 +107,13 @@ class Mixture:
         self._segments = _segments(recipe)
         self._starts = np.array([one.start for one in self._segments], dtype=np.int64)
 
+    @property
+    def pool_samples(self) -> int:
+        """The longest stretch of positions in which a source shows one pool of its own."""
+        shares = np.array([segment.shares / segment.shares.sum() for segment in self._segments])
+        pools = np.array([order.pool_samples for order in self.orders])
+        return int(np.max(pools / np.where(shares > 0, shares, np.inf)))
+
     def draws(self, positions: Integers) -> tuple[Integers, Integers]:
         """Source, and how many times it was drawn before, at any positions."""
         sources, draws = np.empty_like(positions), np.empty_like(positions)

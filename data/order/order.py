@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from .permutation import Integers, Words, derive_key, permute, unpermute
+from .permutation import Integers, Words, derive_key, extend_key, permute, unpermute
 from .recipe import OrderRecipe
 
 # Domain tags keep the keys of the four uses of one seed apart.
@@ -41,12 +41,22 @@ class Order:
         self._in_lanes = self._slots * recipe.lanes * recipe.block
         self._rest = recipe.num_samples - self._in_lanes
         self._run_key = derive_key(recipe.seed, _RUN)
+        # What the keys of all epochs, lanes and windows begin with.
+        self._slot_key = derive_key(recipe.seed, _SLOT)
+        self._window_key = derive_key(recipe.seed, _WINDOW)
+
+    @property
+    def pool_samples(self) -> int:
+        """Samples whose blocks are begun together and done together: a window of every lane."""
+        return min(self._window_samples * self.recipe.lanes, self.recipe.num_samples)
 
     def samples(self, positions: Integers) -> tuple[Integers, Integers]:
         """Epochs and sample ids, in [0, N), of any non-negative positions (int64, 1-D)."""
         epochs, places = np.divmod(positions, self.recipe.num_samples)
         ids = np.empty_like(places)
         in_lanes = places < self._in_lanes
+        if in_lanes.all():
+            return epochs, self._from_lanes(epochs, places)
         ids[in_lanes] = self._from_lanes(epochs[in_lanes], places[in_lanes])
         ids[~in_lanes] = self._from_rest(epochs[~in_lanes], places[~in_lanes])
         return epochs, ids
@@ -91,7 +101,7 @@ class Order:
         value[whole] = permute(self._blocks, self._run_key, value[whole])
         in_lanes = whole & (value < self._slots * recipe.lanes)
         slots, lanes = np.divmod(value[in_lanes], recipe.lanes)
-        keys = derive_key(recipe.seed, _SLOT, np.full_like(lanes, epoch), lanes)
+        keys = extend_key(self._slot_key, epoch, lanes)
         windows = unpermute(self._slots, keys, slots) // recipe.window
         row = self._window_samples * recipe.lanes
         first[in_lanes] = start + windows * row
@@ -120,7 +130,7 @@ class Order:
         windows, offsets = np.divmod(times, self._window_samples)
         offsets = self._shuffle(permute, epochs, lanes, windows, offsets)
         turns, within = np.divmod(offsets, recipe.block)
-        keys = derive_key(recipe.seed, _SLOT, epochs, lanes)
+        keys = extend_key(self._slot_key, epochs, lanes)
         slots = permute(self._slots, keys, windows * recipe.window + turns)
         blocks = unpermute(self._blocks, self._run_key, slots * recipe.lanes + lanes)
         return blocks * recipe.block + within
@@ -129,7 +139,7 @@ class Order:
         recipe = self.recipe
         slots, lanes = np.divmod(values, recipe.lanes)
         epochs = np.full_like(lanes, epoch)
-        turns = unpermute(self._slots, derive_key(recipe.seed, _SLOT, epochs, lanes), slots)
+        turns = unpermute(self._slots, extend_key(self._slot_key, epochs, lanes), slots)
         windows, turns = np.divmod(turns, recipe.window)
         offsets = turns * recipe.block + within
         offsets = self._shuffle(unpermute, epochs, lanes, windows, offsets)
@@ -145,9 +155,11 @@ class Order:
     ) -> Integers:
         """Permutes offsets inside their windows; the last window of a lane may be short."""
         whole, spare = divmod(self._slots, self.recipe.window)
-        keys = derive_key(self.recipe.seed, _WINDOW, epochs, lanes, windows)
+        keys = extend_key(self._window_key, epochs, lanes, windows)
         shuffled = np.empty_like(offsets)
         is_whole = windows < whole
+        if is_whole.all():  # but for the last part of an epoch
+            return cipher(self._window_samples, keys, offsets)
         for chosen, blocks in ((is_whole, self.recipe.window), (~is_whole, spare)):
             shuffled[chosen] = cipher(blocks * self.recipe.block, keys[chosen], offsets[chosen])
         return shuffled

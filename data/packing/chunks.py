@@ -89,8 +89,7 @@ class Chunks:
         "documents" and "positions", int64 (len(ids), T): the number of each token's document in
         its sample, and its place in it."""
         starts = ids * self._length
-        rows = np.empty((len(ids), self._length + 1), dtype=self._tokens.dtype)
-        self._tokens.fill(rows, starts)
+        rows = self._tokens.gather(starts, self._length + 1)
         batch = {"tokens": torch.from_numpy(rows)}
         if self._isolate:
             begins = self._begins(rows, starts)

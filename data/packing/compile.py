@@ -115,8 +115,7 @@ def _documents(tokens: Tokens, end_token: int | None) -> Ids:
 
 def _after_ends(tokens: Tokens, end_token: int) -> Iterator[Ids]:
     for first in range(0, len(tokens), _SCAN_TOKENS):
-        row = np.empty((1, min(_SCAN_TOKENS, len(tokens) - first)), dtype=tokens.dtype)
-        tokens.fill(row, np.array([first]))
+        row = tokens.gather(np.array([first]), min(_SCAN_TOKENS, len(tokens) - first))
         yield first + 1 + np.flatnonzero(row[0] == end_token)
 
 

@@ -88,7 +88,7 @@ class Fitted:
             starts, lengths = self._pieces(sample)
             for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
                 stop = first + length
-                self._tokens.fill(rows[place : place + 1, first:stop], np.array([start]))
+                rows[place, first:stop] = self._tokens.gather(np.array([start]), length)[0]
                 targets[place, first : stop - 1] = rows[place, first + 1 : stop]
                 documents[place, first:stop] = number
                 positions[place, first:stop] = np.arange(min(length, self._length - first))

@@ -13,6 +13,7 @@ import xxhash
 
 from ..errors import CorruptDataError, DataError
 from ..folder import data_folder
+from ..lockfile import VERSION as LOCK_VERSION
 from ..manifest import FORMAT, MANIFEST, VERSION, check_sizes, is_prepared, read_manifest
 from .config import Deduplicate, PrepareConfig
 from .job import STAGES, TOKENIZER, Job
@@ -246,7 +247,9 @@ def _job(
     for file in files:
         kind_of(file.name, config.format)
     facts = _facts(config, files, settings, tokenizer)
-    content = [FORMAT, VERSION, facts["source"]["digest"], facts["settings"]]
+    # Folders of an earlier release's format stay as they are: that release may still use them.
+    versions = [FORMAT, VERSION, LOCK_VERSION]
+    content = [*versions, facts["source"]["digest"], facts["settings"]]
     digest = xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())[:16]
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.name).strip(".-") or "data"
     folder = (

@@ -130,6 +130,15 @@ class Column:
             return f"has size {size}, needed {self.most_size} or less"
         return None
 
+    def _open_bounds(self, dtype: np.dtype[Any]) -> tuple[float | None, float | None]:
+        """The bounds that numbers of this type can break: a pass over them is saved else."""
+        low, high = self.lowest, self.highest
+        if dtype.kind in "iu":
+            facts = np.iinfo(dtype)
+            low = None if low is not None and low <= facts.min else low
+            high = None if high is not None and high >= facts.max else high
+        return low, high
+
     def _numbers(self, values: npt.NDArray[Any]) -> str | None:
         if values.size == 0 or not self._has_bounds:
             return None
@@ -139,8 +148,9 @@ class Column:
             # A NaN is neither below nor above anything: bounds alone would let it pass.
             bad = values[~np.isfinite(values)].flat[0]
             return f"holds {bad}, needed finite numbers"
-        if self.lowest is not None and (least := values.min()) < self.lowest:
+        low, high = self._open_bounds(values.dtype)
+        if low is not None and (least := values.min()) < low:
             return f"holds {least}, needed {self.lowest} or more"
-        if self.highest is not None and (most := values.max()) > self.highest:
+        if high is not None and (most := values.max()) > high:
             return f"holds {most}, needed {self.highest} or less"
         return None

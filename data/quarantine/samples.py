@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..access import Access, NextUse, Ranges
 from ..errors import CorruptDataError
-from ..sources.source import Ids, Source, Stored, Times, locatable, read_at, spent
+from ..sources.source import Ids, Source, Stored, Times, locatable, reading, spending
 from .policy import Place, Policy, Report, Ward
 from .rules import Column
 from .skips import Skips
@@ -38,6 +38,8 @@ class GoodSamples:
         place: Place | None = None,
     ) -> None:
         self._source = source
+        self._stored = source if isinstance(source, Stored) else None
+        self._read, self._spent = reading(source), spending(source)
         self._rules = tuple(rules)
         self.skips = Skips() if skips is None else skips
         self._ward = Ward(len(source), policy or Policy(), self.skips, report=report, place=place)
@@ -52,7 +54,7 @@ class GoodSamples:
 
     @property
     def sample_bytes(self) -> int:
-        return self._source.sample_bytes if isinstance(self._source, Stored) else 1
+        return self._stored.sample_bytes if self._stored else 1
 
     def where(self, sample: int) -> tuple[Access, Ranges]:
         """Where the sample lies; that of a bad one, not of what takes its place."""
@@ -60,20 +62,20 @@ class GoodSamples:
 
     @property
     def accesses(self) -> Sequence[Access]:
-        return self._source.accesses if isinstance(self._source, Stored) else ()
+        return self._stored.accesses if self._stored else ()
 
     @property
     def spent(self) -> Mapping[str, float]:
-        return spent(self._source)
+        return self._spent()
 
     def want(self, ids: Ids, due: Times) -> None:
-        if isinstance(self._source, Stored):
+        if self._stored is not None:
             known = self.skips.are_in(ids)
-            self._source.want(ids[~known], due[~known])
+            self._stored.want(ids[~known], due[~known])
 
     def follow(self, next_use: NextUse) -> None:
-        if isinstance(self._source, Stored):
-            self._source.follow(next_use)
+        if self._stored is not None:
+            self._stored.follow(next_use)
 
     def read(self, ids: Ids) -> dict[str, Tensor]:
         """As `read_at`, of epoch 0."""
@@ -102,7 +104,7 @@ class GoodSamples:
     def _rows(self, ids: Ids, epochs: Ids) -> dict[str, Tensor] | list[int]:
         """The rows, or the places of bad samples, which are recorded."""
         try:
-            rows = read_at(self._source, ids, epochs)
+            rows = self._read(ids, epochs)
         except CorruptDataError:
             bad = self._damaged(ids, epochs, np.arange(len(ids)))
             if not bad:  # no sample is at fault by itself
@@ -128,7 +130,7 @@ class GoodSamples:
     def _damaged(self, ids: Ids, epochs: Ids, places: Ids) -> list[int]:
         """The places of samples that cannot be read, found by halving."""
         try:
-            read_at(self._source, ids[places], epochs[places])
+            self._read(ids[places], epochs[places])
         except CorruptDataError as error:
             if len(places) == 1:
                 self._ward.take_in(int(ids[places[0]]), error)

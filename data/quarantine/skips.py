@@ -57,7 +57,7 @@ class Skips:
 
     def are_in(self, ids: Ids) -> npt.NDArray[np.bool_]:
         """Which of the ids are skipped."""
-        return np.isin(ids, self._sorted)
+        return np.isin(ids, self._sorted) if len(self._sorted) else np.zeros(len(ids), np.bool_)
 
     def add(self, bad: BadRecord) -> bool:
         """Whether it was not there yet."""

@@ -15,8 +15,8 @@ from .source import (
     Timed,
     Tokens,
     locatable,
-    read_at,
-    spent,
+    reading,
+    spending,
 )
 from .subset import Subset
 from .tensors import TensorSource
@@ -35,6 +35,6 @@ __all__ = [
     "Timed",
     "Tokens",
     "locatable",
-    "read_at",
-    "spent",
+    "reading",
+    "spending",
 ]

@@ -4,7 +4,7 @@ objects --Tokens or Records--> token ids or records of any kind --Source--> rows
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -78,17 +78,26 @@ class Timed(Protocol):
         ...
 
 
-def read_at(source: Source, ids: Ids, epochs: Ids) -> dict[str, Tensor]:
-    """The samples as those epochs show them, where the source tells epochs apart."""
-    return source.read_at(ids, epochs) if isinstance(source, Placed) else source.read(ids)
+def reading(source: Source) -> Callable[[Ids, Ids], dict[str, Tensor]]:
+    """Reads samples as their epochs show them, where the source tells epochs apart.
+
+    Found out once: to look a Protocol's methods up takes as long as to read a dozen samples.
+    """
+    if isinstance(source, Placed):
+        return source.read_at
+    return lambda ids, epochs: source.read(ids)
 
 
-def spent(*sources: Source) -> Mapping[str, float]:
+def spending(*sources: Source) -> Callable[[], Mapping[str, float]]:
     """What reading these has spent so far, by cause, beside what their accesses have waited."""
-    total: Counter[str] = Counter()
-    for source in sources:
-        if isinstance(source, Timed):
-            total.update(source.spent)
+    timed = [source for source in sources if isinstance(source, Timed)]
+
+    def total() -> Mapping[str, float]:
+        found: Counter[str] = Counter()
+        for source in timed:
+            found.update(source.spent)
+        return found
+
     return total
 
 
@@ -202,11 +211,9 @@ class Tokens(Protocol):
         does not say."""
         ...
 
-    def fill(self, rows: npt.NDArray[Any], starts: Ids) -> None:
-        """Copies the `rows.shape[1]` tokens from starts[i] on into row i; any thread; blocks.
-
-        `rows` is of `dtype` and C-contiguous.
-        """
+    def gather(self, starts: Ids, width: int) -> npt.NDArray[Any]:
+        """(n, width) of `dtype`, in new memory: the tokens from starts[i] on in row i; any thread;
+        blocks."""
         ...
 
     def want(self, starts: Ids, width: int, due: Times) -> None: ...

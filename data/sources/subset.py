@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from .source import Source, read_at
+from .source import Source, reading
 
 
 class Subset:
@@ -12,6 +12,7 @@ class Subset:
 
     def __init__(self, source: Source, count: int) -> None:
         self._source = source
+        self._read = reading(source)
         self._ids = np.linspace(0, len(source), min(count, len(source)), endpoint=False).astype(
             np.int64
         )
@@ -29,4 +30,4 @@ class Subset:
     def read_at(
         self, ids: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]
     ) -> dict[str, Tensor]:
-        return read_at(self._source, self._ids[ids], epochs)
+        return self._read(self._ids[ids], epochs)

@@ -39,6 +39,7 @@ class ObstoreStore:
         self._config = config
         self._clients: dict[tuple[str, int], Any] = {}
         self._lock = Lock()
+        self._session: Any = None
 
     def list(self, url: str) -> list[StoredObject]:
         _, bucket, _ = split(url)
@@ -126,7 +127,9 @@ class ObstoreStore:
             bound *= 4
         with self._lock:
             if (bucket, bound) not in self._clients:
-                self._clients[bucket, bound] = _make(bucket, bound, self._config)
+                # It takes longer to make than a range to fetch: one serves all clients.
+                self._session = self._session or _session()
+                self._clients[bucket, bound] = _make(bucket, bound, self._config, self._session)
             return module, self._clients[bucket, bound]
 
 
@@ -158,11 +161,10 @@ def _module() -> Any:
     return obstore
 
 
-def _make(bucket: str, size: int, config: StoreConfig) -> Any:
+def _make(bucket: str, size: int, config: StoreConfig, session: Any) -> Any:
     from obstore.store import S3Store
 
     words: dict[str, Any] = {"skip_signature": True} if config.anonymous else {}
-    session = _session()
     region = config.region or (session and session.get_config_variable("region"))
     if region:
         words["region"] = region

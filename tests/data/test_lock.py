@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import xxhash
 
 from keepstep.data import CorruptDataError, DataError, DataFormat
-from keepstep.data.access import LocalAccess
+from keepstep.data.access import Cut, ExtentMap, LocalAccess
 from keepstep.data.dataset import Dataset
 from keepstep.data.lock import lock, with_digests
 from keepstep.data.lockfile import read_lock, write_lock
@@ -206,3 +207,30 @@ def test_a_setting_that_does_not_belong_is_refused(
 ) -> None:
     with pytest.raises((DataError, CorruptDataError), match=said):
         lock(str(FIXTURES / case), LocalStore(), **settings)
+
+
+def test_a_lock_of_the_release_before_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    write_lock(with_digests(locked("mds/zstd"), LocalStore()), path)
+    path.write_bytes(path.read_bytes().replace(b'"version":"2"', b'"version":"1"'))
+    with pytest.raises(DataError, match=r"lock: found .*'1'\), needed .*'2'\); lock the dataset"):
+        read_lock(path)
+
+
+def test_digests_follow_the_extents_of_tokens_over_the_pieces_that_are_read(
+    tmp_path: Path,
+) -> None:
+    for number in range(2):
+        tokens = np.random.default_rng(number).integers(0, 2**16, 4_500_000, dtype=np.uint16)
+        np.save(tmp_path / f"{number}.npy", tokens)
+    dataset = with_digests(lock(str(tmp_path), LocalStore()), LocalStore(), sequence_length=1000)
+    assert (dataset.extent_bytes, dataset.extent_overlap) == (66_000, 2)
+    extents = ExtentMap(dataset, Cut.of(dataset))
+    bodies = [Path(obj.url).read_bytes() for obj in dataset.objects]
+    places, starts, stops = (one.tolist() for one in extents.places(np.arange(len(extents))))
+    needed = [
+        xxhash.xxh3_128_digest(bodies[place][start:stop])
+        for place, start, stop in zip(places, starts, stops, strict=True)
+    ]
+    assert dataset.extent_digests is not None
+    assert [row.tobytes() for row in dataset.extent_digests] == needed

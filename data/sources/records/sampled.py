@@ -100,7 +100,7 @@ class SampleRecords:
                 f"{rows.shape[1]} as all samples",
                 RESTORE,
             )
-        self._access.fill(rows, ranges)
+        rows[:] = self._access.gather(ranges, rows.shape[1])
 
     def want(self, ids: Ids, due: Times) -> None:
         wanted = self._offsets.likely(*locate(self._ends, ids), due)

@@ -53,23 +53,23 @@ class TokenArrays:
     def documents(self) -> Ids | None:
         return self._documents
 
-    def fill(self, rows: npt.NDArray[Any], starts: Ids) -> None:
-        width = rows.shape[1]
-        if rows.dtype != self._dtype:
-            raise ValueError(f"rows: found {rows.dtype}, needed {self._dtype}; give rows of it")
+    def gather(self, starts: Ids, width: int) -> npt.NDArray[Any]:
         first, is_whole = self._first(starts, width)
         if is_whole.all():
-            self._access.fill(rows, self._ranges(first, starts, width))
-            return
-        whole = np.flatnonzero(is_whole)
-        if len(whole):
-            found = np.empty((len(whole), width), dtype=self._dtype)
-            self._access.fill(found, self._ranges(first[whole], starts[whole], width))
-            rows[whole] = found
+            return self._rows(first, starts, width)
+        rows = np.empty((len(starts), width), dtype=self._dtype)
+        rows[is_whole] = self._rows(first[is_whole], starts[is_whole], width)
         for row in np.flatnonzero(~is_whole).tolist():
-            ranges = self._pieces(int(starts[row]), width)
-            bodies = self._access.read(ranges)
+            bodies = self._access.read(self._pieces(int(starts[row]), width))
             rows[row] = np.concatenate([np.frombuffer(body, self._dtype) for body in bodies])
+        return rows
+
+    def _rows(self, places: Ids, starts: Ids, width: int) -> npt.NDArray[Any]:
+        """Of rows that each lie in one object."""
+        found = self._access.gather(
+            self._ranges(places, starts, width), width * self._dtype.itemsize
+        )
+        return found.view(self._dtype)
 
     def want(self, starts: Ids, width: int, due: Times) -> None:
         first, is_whole = self._first(starts, width)

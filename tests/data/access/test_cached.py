@@ -12,7 +12,7 @@ import zstandard
 from support.s3.faults import Faults
 from support.s3_server import S3Server, s3_server
 
-from keepstep.data.access import CachedAccess, LocalAccess, Ranges, total_counts
+from keepstep.data.access import CachedAccess, Cut, LocalAccess, Ranges, total_counts
 from keepstep.data.cache import Cache, CacheConfig
 from keepstep.data.dataset import Dataset
 from keepstep.data.errors import ChangedError, CorruptDataError
@@ -69,6 +69,7 @@ def make(server: S3Server, stored: list[StoredObject], tmp_path: Path) -> Iterat
             store = store_of(server, transport)
             if digests:
                 dataset = with_digests(dataset, store)
+                assert dataset.extent_bytes == SIZE
                 server.counts(reset=True)
             cache = Cache.open(
                 CacheConfig(folder=str(tmp_path / "cache"), disk_bytes=disk_bytes, free_bytes=0)
@@ -77,7 +78,7 @@ def make(server: S3Server, stored: list[StoredObject], tmp_path: Path) -> Iterat
                 Fetcher(store, FetchConfig(start_in_flight=4, hedge_share=0.0, check_attempts=20))
             )
             access = CachedAccess(
-                dataset, fetcher=fetcher, cache=cache, extent_bytes=SIZE, held_bytes=held
+                dataset, fetcher=fetcher, cache=cache, cut=Cut(SIZE), held_bytes=held
             )
             stack.callback(access.close)
             return access
@@ -115,10 +116,9 @@ def test_any_ranges_are_what_the_store_holds_and_each_extent_is_fetched_once(
 
 def test_rows_are_filled_also_across_extents(make: Make) -> None:
     wanted = [(n % 4, 1000 * n, 1000 * n + 777) for n in range(200)]
-    rows = np.zeros((200, 800), dtype=np.uint8)
     access = make()
     for _ in range(2):  # fetched, then open
-        access.fill(rows, Ranges.of(wanted))
+        rows = access.gather(Ranges.of(wanted), 800)
         for row, (place, start, stop) in zip(rows, wanted, strict=True):
             assert row.tobytes() == BODIES[place][start:stop] + bytes(23)
 
@@ -197,7 +197,9 @@ def test_processes_that_read_at_once_fetch_each_extent_once(make: Make, server: 
             code = 1
             try:
                 # obstore refuses the fork of a process that has used it; s3fs begins anew.
-                check(make(transport=Transport.fsspec), count=80)
+                access = make(transport=Transport.fsspec)
+                check(access, count=80)
+                access.close()  # what came in is put meanwhile
                 code = 0
             finally:
                 os._exit(code)
@@ -215,6 +217,7 @@ def test_counts_say_what_was_asked_for_and_what_each_tier_gave(
     access = make()
     check(access)
     server.set(error=0.0)
+    access.close()  # what came in is put meanwhile
     counts = access.counts
     said = server.counts()
     assert counts["gets"] == said["requests"]["get"]

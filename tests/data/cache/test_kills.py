@@ -26,7 +26,7 @@ from support.forks import fork, wait_for
 
 from keepstep.data.cache import Cache, CacheConfig, ExtentName
 
-KILLS = int(os.environ.get("KEEPSTEP_KILLS", "40"))
+KILLS = int(os.environ.get("KEEPSTEP_KILLS", "20"))
 CHANGES = ("open", "write", "pwrite", "rename", "unlink", "mkdir", "chmod", "fchmod", "utime")
 """Calls that change a file system: a death before any other call leaves what these have left."""
 

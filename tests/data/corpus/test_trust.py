@@ -13,6 +13,7 @@ from keepstep.data import (
     DataFormat,
     open_corpus,
 )
+from keepstep.data.access import QUICK, STRONG
 from keepstep.data.cache import CacheConfig
 from keepstep.data.lock import lock, with_digests
 from keepstep.data.lockfile import write_lock
@@ -67,10 +68,19 @@ def test_or_are_skipped_and_said_with_others_in_their_place(raw: Path) -> None:
 def test_only_what_is_signed_and_unchanged_is_read_where_that_is_asked(raw: Path) -> None:
     public = make_keys(raw.parent / "key")
     asked = configure(raw, require_signed=str(public), format=DataFormat.npy)
-    with pytest.raises(DataError, match="found no lock, needed a signed lock"):
+    with pytest.raises(DataError, match="found no lock with digests, needed a signed one"):
         open_corpus(asked, report=silent)
     path = raw / "keepstep.lock"
-    write_lock(with_digests(lock(str(raw), LocalStore()), LocalStore()), path)
+    quick, strong = (
+        with_digests(lock(str(raw), LocalStore()), LocalStore(), algorithm=algorithm)
+        for algorithm in (QUICK, STRONG)
+    )
+    write_lock(quick, path)
+    sign_lock(path, raw.parent / "key")
+    with pytest.raises(DataError, match="found a lock whose digests can be forged"):
+        open_corpus(asked, report=silent)
+    (raw / "keepstep.lock.sig").unlink()
+    write_lock(strong, path, replace=True)
     with pytest.raises(DataError, match="found no signature"):
         open_corpus(asked, report=silent)
     sign_lock(path, raw.parent / "key")

@@ -150,6 +150,7 @@ class Distant:
         self.due: list[npt.NDArray[np.float64]] = []
         self.next_use: NextUse = lambda ids: ids
         self.is_full = False
+        self.ahead_bytes = 8 * 40
         self.waited = {"network": 0.0}
         self.objects: list[StoredObject] = []
 
@@ -190,25 +191,43 @@ def test_whoever_waits_is_told_of_an_outage() -> None:
     assert window.seconds["network"] == 0.25
 
 
-def test_a_stored_source_is_told_ahead_of_what_is_read_and_no_farther_than_it_wants() -> None:
-    source = Distant()
-    source.is_full = True
+def told(source: Distant, steps: int, **settings: int) -> list[npt.NDArray[np.int64]]:
+    """What the source is told while the first step is taken, once it is told no more."""
     source.may_answer.set()
-    loader = Loader(source, ORDER, batch_samples=4, microbatch_samples=2, reader_count=2, stop=200)
+    loader = Loader(source, ORDER, batch_samples=4, microbatch_samples=2, **settings)
     with loader.open(40):
         window = next(loader)
-        deadline = time.monotonic() + 5
-        while len(source.wanted) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        uses = source.next_use(np.arange(90))
+        while sum(map(len, source.wanted)) < steps:
+            time.sleep(0.005)
+        time.sleep(0.05)
+        wanted = list(source.wanted)
     first = torch.cat([batch["x"] for batch in window.batches])
-    assert (source.wanted[0] == first.numpy()).all()
-    assert (np.diff(source.due[1]) >= 0).all()
-    # The first step alone, then twice as many each time, and one chunk beyond the reader's.
-    assert [len(ids) for ids in source.wanted] == [2 * 2**n for n in range(len(source.wanted))]
-    assert 2 <= len(source.wanted) <= 5
-    position = 40
-    shown = ORDER.samples(np.arange(position, 200, dtype=np.int64))[1]
+    assert (wanted[0] == first.numpy()).all()
+    return wanted
+
+
+def test_a_stored_source_is_told_as_far_ahead_as_its_accesses_have_room_for() -> None:
+    source = Distant()
+    wanted = told(source, 40, reader_count=2)
+    # The first step alone, then two at a time. Five windows of two samples are made by now; they
+    # and the 40 samples that fit, with one more group begun.
+    assert [len(ids) for ids in wanted[:3]] == [2, 4, 4]
+    assert 40 <= sum(map(len, wanted)) <= 40 + 6 * 2 + 8
+    assert all((np.diff(due) >= 0).all() for due in source.due)
+
+
+def test_a_source_with_enough_on_its_way_is_told_no_more_than_what_is_read_next() -> None:
+    source = Distant()
+    source.is_full = True
+    assert sum(map(len, told(source, 8))) <= 8 + 2 * 16 + 8
+
+
+def test_what_is_wanted_after_the_end_is_not_asked_for_and_counts_as_wanted_never() -> None:
+    source = Distant()
+    wanted = told(source, 12, reader_count=2, stop=64)
+    assert sum(map(len, wanted)) == (64 - 40) // 2
+    shown = ORDER.samples(np.arange(40, 64, dtype=np.int64))[1]
+    uses = source.next_use(np.arange(90))
     assert (uses[np.setdiff1d(np.arange(90), shown)] == 2**62).all()
 
 

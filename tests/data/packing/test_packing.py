@@ -37,9 +37,8 @@ class Letters:
     def __len__(self) -> int:
         return len(self.all)
 
-    def fill(self, rows: npt.NDArray[np.uint16], starts: Ids) -> None:
-        for row, start in zip(rows, starts.tolist(), strict=True):
-            row[:] = self.all[start : start + len(row)]
+    def gather(self, starts: Ids, width: int) -> npt.NDArray[np.uint16]:
+        return np.array([self.all[start : start + width] for start in starts.tolist()])
 
     def want(self, starts: Ids, width: int, due: Times) -> None:
         self.wanted += [(start, width) for start in starts.tolist()]

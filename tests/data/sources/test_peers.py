@@ -70,9 +70,8 @@ def test_tokens_are_what_was_written_over_the_ends_of_objects(case: str, width: 
     dataset = lock(str(FIXTURES / case), LocalStore())
     source = open_tokens(dataset, access(dataset))
     starts = np.random.default_rng(0).permutation(len(tokens) - width + 1).astype(np.int64)
-    rows = np.zeros((len(starts), width), dtype=source.dtype)
     source.want(starts, width, np.zeros(len(starts)))
-    source.fill(rows, starts)
+    rows = source.gather(starts, width)
     assert len(source) == len(tokens)
     assert np.array_equal(rows, tokens[starts[:, None] + np.arange(width)])
 

@@ -20,8 +20,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 def rows_of(dataset: Dataset, width: int) -> np.ndarray:
     source = open_tokens(dataset, LocalAccess(dataset.objects))
     starts = np.arange(len(source) - width + 1)
-    rows = np.zeros((len(starts), width), dtype=source.dtype)
-    source.fill(rows, starts)
+    rows = source.gather(starts, width)
     return rows
 
 
@@ -121,7 +120,7 @@ def test_tokens_beyond_the_end_are_refused(tmp_path: Path) -> None:
     dataset = lock(str(tmp_path), LocalStore())
     source = open_tokens(dataset, LocalAccess(dataset.objects))
     with pytest.raises(ValueError, match="starts: found 8 to 8, needed 0 to 7, 3 tokens before"):
-        source.fill(np.zeros((1, 3), source.dtype), np.array([8]))
+        source.gather(np.array([8]), 3)
     with pytest.raises(DataError, match="found a dataset of npy, needed records"):
         open_records(dataset, LocalAccess(dataset.objects))
 
