@@ -8,32 +8,32 @@ from .config import (
     ContextAttention, DeviceKind, MemoryConfig, ParallelConfig, PrecisionConfig, PrecisionName,
     Recompute,
 )  # fmt: skip
+from .flight import pending
 from .gradients import clip_, clip_factor, gradient_groups, squares
 from .initialise import initialise
 from .layers import Attend, Experts, Head, Router, permute
-from .mesh import Degrees, Role, Topology
+from .links import Links
+from .mesh import Degrees, Role, Topology, copies_of
 from .names import canonical_name
 from .pipeline import Call, Pipeline, Stages, fewest_microbatches, lent_parameters
 from .plan import Cut, Initial, Normal, Ones, Plan, Style, TruncatedNormal, Zeros
 from .positions import global_positions, held_indices, is_sharded
 from .precision import LossScale, Policy
-from .process import (
-    World, client_store, join, keep_freed_memory, leave, open_store, pick_device, read_world,
-    set_variable,
-)  # fmt: skip
+from .process import World, client_store, join, keep_freed_memory, leave, open_store
+from .process import pick_device, read_world, seed_draws, set_variable
 from .shard import reshard, set_last_microbatch
 from .simulate import simulated_world
 from .tensor import sequence_multiple
 
 __all__ = [
     "Attend", "Balance", "Call", "ContextAttention", "Cut", "Degrees", "DeviceKind", "Exchange",
-    "Experts", "Head", "Initial", "LossScale", "MemoryConfig", "Normal", "Ones", "ParallelConfig",
-    "Pipeline", "Plan", "Policy", "PrecisionConfig", "PrecisionName", "Recompute", "Role",
-    "Router", "Stages", "Style", "Topology", "TruncatedNormal", "World", "Zeros",
+    "Experts", "Head", "Initial", "Links", "LossScale", "MemoryConfig", "Normal", "Ones",
+    "ParallelConfig", "Pipeline", "Plan", "Policy", "PrecisionConfig", "PrecisionName", "Recompute",
+    "Role", "Router", "Stages", "Style", "Topology", "TruncatedNormal", "World", "Zeros",
     "assemble", "begin_sum", "canonical_name", "check_settings", "client_store", "clip_",
-    "clip_factor", "fewest_microbatches", "global_positions", "gradient_groups",
+    "clip_factor", "copies_of", "fewest_microbatches", "global_positions", "gradient_groups",
     "held_indices", "initialise", "is_sharded", "join", "keep_freed_memory", "leave",
-    "lent_parameters", "max_", "open_store", "permute", "pick_device", "read_world", "reshard",
-    "sequence_multiple", "set_last_microbatch", "set_variable", "simulated_world", "squares",
-    "sum_",
+    "lent_parameters", "max_", "open_store", "pending", "permute", "pick_device", "read_world",
+    "reshard", "seed_draws", "sequence_multiple", "set_last_microbatch", "set_variable",
+    "simulated_world", "squares", "sum_",
 ]  # fmt: skip

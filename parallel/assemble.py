@@ -41,6 +41,7 @@ def assemble(
     seed: int,
     parallel: ParallelConfig | None = None,
     memory: MemoryConfig | None = None,
+    draws: bool = True,
 ) -> nn.Module:
     """Builds this rank's part of the model on `device`; every rank calls it.
 
@@ -49,7 +50,9 @@ def assemble(
     `rebuild_buffers()`, which computes them anew. Otherwise `build` runs on the CPU with the same
     seed on every rank and leaves the caller's random state as it was. Nothing is communicated.
 
-    On the device `meta` the parameters stay without values, to be looked at.
+    On the device `meta` the parameters stay without values, to be looked at. Without `draws` they
+    hold whatever lies in their memory, where the plan has initial values: for a caller who fills
+    all of them, or calls `initialise` later.
 
     Returns:
         The module; `Stages` where it is cut over a pipeline.
@@ -72,7 +75,7 @@ def assemble(
             module.to(device)
         _lay_out(module, plan, topology, policy, full, parallel=parallel, memory=memory)
         if plan.initial and device.type != "meta":
-            _materialise(module, plan, device, seed)
+            _materialise(module, plan, device, seed if draws else None)
         _check(module, topology, device)
         return module
 
@@ -195,7 +198,7 @@ def _to_master(module: nn.Module, policy: Policy, full: Sequence[str]) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _materialise(module: nn.Module, plan: Plan, device: torch.device, seed: int) -> None:
+def _materialise(module: nn.Module, plan: Plan, device: torch.device, seed: int | None) -> None:
     # to_empty forgets the values of all buffers, so each needs somebody who computes it anew.
     for path, owner in module.named_modules():
         names = [name for name, _ in owner.named_buffers(path, recurse=False)]
@@ -209,7 +212,8 @@ def _materialise(module: nn.Module, plan: Plan, device: torch.device, seed: int)
         for owner in module.modules():
             if rebuild := getattr(owner, "rebuild_buffers", None):
                 rebuild()
-    initialise(module, plan, seed=seed)
+    if seed is not None:
+        initialise(module, plan, seed=seed)
 
 
 def _check(module: nn.Module, topology: Topology, device: torch.device) -> None:

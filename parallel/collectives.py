@@ -7,6 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# What a rank says travels behind its length; most of it fits in here.
+_LENGTH_BYTES, _SMALL_BYTES = 8, 1016
+
 
 def sum_(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Collective: sums in place over the group and returns the tensor; None: nothing to do."""
@@ -54,18 +57,24 @@ class Exchange:
         self.size = group.size()
 
     def gather_bytes(self, payload: bytes) -> list[bytes]:
-        """Collective: returns every rank's payload in rank order; lengths may differ, and be 0."""
-        length = torch.tensor([len(payload)], dtype=torch.int64)
-        lengths = [torch.empty_like(length) for _ in range(self.size)]
-        dist.all_gather(lengths, length, self._group)
-        sizes = [int(size) for size in lengths]
-        # One byte more, so that a world of empty payloads still has a tensor to send.
-        padded = torch.frombuffer(
-            bytearray(payload).ljust(max(sizes) + 1, b"\0"), dtype=torch.uint8
-        )
-        received = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(received, padded, self._group)
-        return [bytes(tensor[:size].numpy()) for tensor, size in zip(received, sizes, strict=True)]
+        """Collective: returns every rank's payload in rank order; lengths may differ, and be 0.
+
+        One round where every payload is small, and a second one for all of them otherwise.
+        """
+        head = len(payload).to_bytes(_LENGTH_BYTES, "little")
+        first = self._gather(head + payload[:_SMALL_BYTES], _LENGTH_BYTES + _SMALL_BYTES)
+        sizes = [int.from_bytes(one[:_LENGTH_BYTES], "little") for one in first]
+        if max(sizes) <= _SMALL_BYTES:
+            pairs = zip(first, sizes, strict=True)
+            return [one[_LENGTH_BYTES : _LENGTH_BYTES + size] for one, size in pairs]
+        whole = self._gather(payload, max(sizes))
+        return [one[:size] for one, size in zip(whole, sizes, strict=True)]
+
+    def _gather(self, payload: bytes, width: int) -> list[bytes]:
+        padded = torch.frombuffer(bytearray(payload.ljust(width, b"\0")), dtype=torch.uint8)
+        received = torch.empty(self.size, width, dtype=torch.uint8)
+        dist.all_gather(list(received), padded, self._group)
+        return [row.numpy().tobytes() for row in received]
 
     def all_agree(self, ok: bool) -> bool:
         """Collective: returns whether every rank said yes."""

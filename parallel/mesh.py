@@ -4,7 +4,7 @@ Owns no global: a topology is a value and dies with its process group.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -95,6 +95,11 @@ class Degrees:
         """Number of all ranks."""
         world_size: int = math.prod(getattr(self, axis) for axis in AXES)
         return world_size
+
+    def describe(self) -> dict[str, int]:
+        """Returns them by name, as a manifest keeps them: those above 1, replicate and shard."""
+        named = {axis: getattr(self, axis) for axis in (*AXES, EXPERT)}
+        return {axis: n for axis, n in named.items() if n > 1 or axis in (REPLICATE, SHARD)}
 
 
 def _shard(config: ParallelConfig, world_size: int) -> int:
@@ -241,6 +246,11 @@ class Topology:
         first = self.rank // size * size
         return list(range(first, first + size))
 
+    @property
+    def copies(self) -> list[list[int]]:
+        """As `copies_of` these degrees."""
+        return copies_of(self.describe())
+
     def coordinates(self) -> dict[str, int]:
         """Returns this rank's place on every axis, 0 on axes of size 1."""
         places, rest = {}, self.rank
@@ -250,8 +260,16 @@ class Topology:
 
     def describe(self) -> dict[str, int]:
         """Returns the degrees by name, as a manifest keeps them."""
-        named = {axis: getattr(self.degrees, axis) for axis in (*AXES, EXPERT)}
-        return {axis: n for axis, n in named.items() if n > 1 or axis in (REPLICATE, SHARD)}
+        return self.degrees.describe()
+
+
+def copies_of(degrees: Mapping[str, int]) -> list[list[int]]:
+    """Groups of ranks that hold the same parts of the model: those along replicate. Of degrees by
+    name, as `describe` says them."""
+    sizes = [degrees.get(axis, 1) for axis in AXES]
+    grid = torch.arange(math.prod(sizes)).view(sizes).movedim(AXES.index(REPLICATE), -1)
+    found: list[list[int]] = grid.reshape(-1, degrees.get(REPLICATE, 1)).tolist()
+    return found
 
 
 def is_simulated() -> bool:

@@ -33,8 +33,6 @@ class World:
     master_port: int | None
     has_agent_store: bool
     """The launcher serves a store at the master's address already."""
-    attempt: int = 0
-    """How often the launcher has started this job anew; its store may outlive an attempt."""
 
     @property
     def launched(self) -> bool:
@@ -72,7 +70,6 @@ def read_world() -> World:
         master_addr=os.environ["MASTER_ADDR"],
         master_port=_number("MASTER_PORT"),
         has_agent_store=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-        attempt=_number("TORCHELASTIC_RESTART_COUNT", default=0),
     )
 
 
@@ -180,6 +177,14 @@ def keep_freed_memory() -> None:
         if mallopt is not None:
             for parameter, value in _MALLOC:
                 mallopt(parameter, value)
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seeds what a forward draws from. Without CUDA, torch.manual_seed walks the stack to note for
+    it who called, which takes milliseconds."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def join(

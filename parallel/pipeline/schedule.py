@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from ..names import canonical_name
 from ..plan import Plan
+from ..process import seed_draws
 from .cut import borrowed
 from .stages import Call, Stages
 
@@ -32,7 +33,7 @@ class SeededStage(PipelineStage):
     seed_of: Callable[[int, int], int]
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
-        torch.manual_seed(self.seed_of(self.stage_index, fwd_chunk_id))
+        seed_draws(self.seed_of(self.stage_index, fwd_chunk_id), self.device)
         return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
 
 

@@ -54,13 +54,6 @@ def test_torchrun_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.launched
 
 
-def test_the_attempt_counts_the_launchers_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
-    launch(monkeypatch)
-    assert read_world().attempt == 0
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
-    assert read_world().attempt == 2
-
-
 def test_without_local_variables_all_ranks_are_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
     launch(monkeypatch)
     world = read_world()

@@ -42,14 +42,10 @@ class Block(nn.Module):
         return x + self.down(nn.functional.dropout(h, 0.1, self.training))
 
 
-def build() -> nn.Module:
-    return nn.Sequential(*(Block() for _ in range(4)))
-
-
-def made(config: MemoryConfig, size: int = 1) -> nn.Module:
+def made(config: MemoryConfig, size: int = 1, blocks: int = 4) -> nn.Module:
     parallel = ParallelConfig()
     return assemble(
-        build,
+        lambda: nn.Sequential(*(Block() for _ in range(blocks))),
         plan=Plan(units=("[0-9]",)),
         topology=Topology.create(Degrees.resolve(parallel, size), "cpu"),
         policy=Policy.of(PrecisionConfig()),
@@ -158,7 +154,7 @@ def test_compiled_blocks_keep_names_and_come_near_eager_ones(
     def body(rank: int) -> tuple[bool, bool]:
         kind, x = Recompute(recompute), torch.linspace(-1, 1, 8 * WIDTH).view(8, WIDTH)
         plain, made_so = (
-            made(MemoryConfig(recompute=kind, compile=on, offload_activations=away and on), 2)
+            made(MemoryConfig(recompute=kind, compile=on, offload_activations=away and on), 2, 2)
             for on in (False, True)
         )
         ends = []
@@ -194,7 +190,7 @@ def test_inductor_trains_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     def body(rank: int) -> tuple[list[float], list[float], bool]:
         curves, names = [], []
         for compiles in (False, True):
-            module = made(MemoryConfig(compile=compiles)).eval()
+            module = made(MemoryConfig(compile=compiles), blocks=1).eval()
             optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
             losses = []
             for _ in range(3):
