@@ -13,7 +13,9 @@ from enum import IntEnum
 
 # Words of 8 bytes, each written by one aligned store, so that no reader sees half of one.
 # (struct.pack_into would not do: it clears its bytes before it writes them.)
-_PLACE, _MOMENT, _STOP = 0, 1, 2
+_PLACE, _MOMENT, _STOP, _LONGEST = 0, 1, 2, 3
+# How much of the longest step's length is remembered after one more.
+_MEMORY = 0.99
 _PHASES = 256
 
 
@@ -38,6 +40,8 @@ class Beat:
     step: int
     phase: Phase
     age_seconds: float
+    longest_step: float = 0.0
+    """Seconds of the longest of the last steps, those of long ago in part; 0 before the first."""
 
 
 class Page:
@@ -47,7 +51,8 @@ class Page:
         self.fd = fd
         self._memory = mmap.mmap(fd, mmap.PAGESIZE)
         self._integers = memoryview(self._memory).cast("q")
-        self._floats = memoryview(self._memory).cast("d")
+        self.floats = memoryview(self._memory).cast("d")
+        """The whole page as doubles; those behind the heartbeat's are for whoever shares it."""
 
     @classmethod
     def create(cls) -> "Page":
@@ -58,18 +63,24 @@ class Page:
 
     def beat(self, step: int, phase: Phase) -> None:
         """Worker: says that it is alive."""
+        now = time.monotonic()
+        if self._integers[_PLACE] % _PHASES == Phase.step:
+            took = now - self.floats[_MOMENT]
+            self.floats[_LONGEST] = max(took, _MEMORY * self.floats[_LONGEST])
         self._integers[_PLACE] = step * _PHASES + phase
-        self._floats[_MOMENT] = time.monotonic()
+        self.floats[_MOMENT] = now
 
     def read(self) -> Beat:
         """Guardian: the last beat (CLOCK_MONOTONIC is one clock for all processes of a node)."""
         step, phase = divmod(self._integers[_PLACE], _PHASES)
-        return Beat(step, Phase(phase), time.monotonic() - self._floats[_MOMENT])
+        age = time.monotonic() - self.floats[_MOMENT]
+        return Beat(step, Phase(phase), age, self.floats[_LONGEST])
 
     def reset(self) -> None:
         """Guardian: a new worker begins."""
         self.beat(0, Phase.start)
         self._integers[_STOP] = 0
+        self.floats[_LONGEST] = 0.0
 
     def request_stop(self) -> None:
         """Guardian: asks the worker to save and end at the next step."""
@@ -83,6 +94,6 @@ class Page:
         """Unmaps the page; safe twice."""
         if not self._memory.closed:
             self._integers.release()
-            self._floats.release()
+            self.floats.release()
             self._memory.close()
             os.close(self.fd)

@@ -42,6 +42,11 @@ def goodput(metrics: Iterable[dict[str, object]], *, wall_seconds: float) -> flo
     """Unique committed steps x median clean step time / wall time, 0 to 1; None before a step."""
     steps = last_of_each_step(metrics)
     seconds = [float(str(line["step_seconds"])) for line in steps.values()]
-    if not seconds or wall_seconds <= 0:
+    return goodput_of(len(seconds), statistics.median(seconds or [0.0]), wall_seconds)
+
+
+def goodput_of(num_steps: int, clean_seconds: float, wall_seconds: float) -> float | None:
+    """The same, of steps that were counted already."""
+    if not num_steps or wall_seconds <= 0:
         return None
-    return min(1.0, len(seconds) * statistics.median(seconds) / wall_seconds)
+    return min(1.0, num_steps * clean_seconds / wall_seconds)

@@ -16,7 +16,8 @@ _LAZY = (
 )
 
 # What data in a bucket needs, where it is installed.
-_OF_STORES = ("obstore.store", "botocore.session")
+# Not obstore: who finds it imported cannot tell whether the process it was forked from has used it.
+_OF_STORES = ("botocore.session",)
 
 
 def preload() -> None:

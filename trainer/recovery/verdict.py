@@ -1,18 +1,22 @@
 """Why a worker ended, and whether another try could end otherwise. Pure."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+import torch
 import torch.distributed as dist
 
 from ...checkpoint import DiskFullError, MismatchError, VersionError
+from ...checkpoint.errors import FencedError
 from ...data import DataError
-from ..errors import ConfigError, StoppedError
+from ..errors import ConfigError, CorruptPeerError, CorruptRankError, StoppedError
 
 EXIT_FINISHED, EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED = 0, 1, 2, 75
 
 # What gloo and the store say when the other side is gone or late; they have no class of their own.
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
 _LOST_PEER = re.compile(
     r"gloo/|Connection (closed|reset|refused)|Broken pipe|Timed out waiting|wait timeout", re.I
 )
@@ -29,6 +33,8 @@ class Cause(StrEnum):
     """It lost a peer: a consequence, the cause is on another rank."""
     error = "error"
     """It raised: a bug, or a fault of the machine."""
+    corrupt = "corrupt"
+    """Its bits changed by themselves: a fault of the machine, and never a bug."""
     killed = "killed"
     """A signal ended it."""
     hung = "hung"
@@ -56,14 +62,23 @@ def classify(error: BaseException) -> Cause:
     wrong = (ConfigError, DataError, MismatchError, VersionError, DiskFullError)
     if isinstance(error, wrong):
         return Cause.setting
-    if isinstance(error, StoppedError):
+    if isinstance(error, StoppedError | FencedError):
         return Cause.stopped
-    if isinstance(error, dist.DistError) or _LOST_PEER.search(str(error)):
+    if isinstance(error, CorruptRankError):
+        return Cause.corrupt
+    if isinstance(error, dist.DistError | CorruptPeerError) or _LOST_PEER.search(str(error)):
         return Cause.peer
     return Cause.error
 
 
-def is_bug(ended: Ended, before: list[Ended]) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or this machine, had no memory left for what was asked of it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and bool(_NO_MEMORY.search(str(error)))
+
+
+def is_bug(ended: Ended, before: Iterable[Ended]) -> bool:
     """Whether a worker's own error would come again: before the first step of the first life, or
     the same error at the same step as in the last life that an error ended, on whichever rank.
 

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from ..errors import StoppedError
 from .heartbeat import Page
 
 _MESSAGE_BYTES = 65536
-_PR_SET_PDEATHSIG = 1
+_MOST_FDS = 64
+_CLOSE_SECONDS = 5.0
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,8 @@ class Exit:
     code: int
 
 
-Order = dict[str, int | str | float]
-"""What a worker is told: plain values, sent as JSON."""
-
-Work = Callable[[Order, Page, int], int]
-"""The body of a worker: (order, page, write end of its report pipe) -> exit code."""
+Work = Callable[[Page, socket.socket, Sequence[int]], int]
+"""The body of a worker: (page, its end of the line to the guardian, slots) -> exit code."""
 
 
 class WarmServer:
@@ -75,15 +74,17 @@ class WarmServer:
             )
         return server
 
-    def fork(self, order: Order, page: Page, report_fd: int) -> int:
-        """Has a worker forked and returns its pid; `report_fd` is duplicated into it.
+    def fork(self, fds: Sequence[int]) -> int:
+        """Has a worker forked and returns its pid.
+
+        Args:
+            fds: of the page, of its end of the line, and of the slots; duplicated into it.
 
         Raises:
             StoppedError: the server is gone, and its workers with it; `exits` raises it too.
         """
-        body = json.dumps(order).encode()
         try:
-            socket.send_fds(self.channel, [body], [page.fd, report_fd])
+            socket.send_fds(self.channel, [b"fork"], list(fds))
         except OSError as error:
             raise self._gone() from error
         while True:
@@ -117,7 +118,13 @@ class WarmServer:
         )
 
     def close(self) -> None:
-        """Ends the server, and with it every worker that still lives; safe twice."""
+        """Ends every worker that still lives, and the server; safe twice. Blocks until they are
+        gone, or for _CLOSE_SECONDS where one is stuck in the kernel."""
+        with contextlib.suppress(OSError):
+            self.channel.shutdown(socket.SHUT_WR)
+            self.channel.settimeout(_CLOSE_SECONDS)
+            while self.channel.recv(_MESSAGE_BYTES):
+                continue
         self.channel.close()
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.pid, signal.SIGKILL)
@@ -131,6 +138,7 @@ def native_threads() -> int:
 
 
 def _serve(channel: socket.socket, work: Work, guardian: int) -> int:
+    name_process("keepstep-warm")
     os.setsid()  # a launcher's signals to its process group are the guardian's business
     die_with_parent(guardian)
     wake_read, wake_write = os.pipe()
@@ -139,6 +147,7 @@ def _serve(channel: socket.socket, work: Work, guardian: int) -> int:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)
+    workers: set[int] = set()
     with selectors.DefaultSelector() as waiting:
         waiting.register(channel, selectors.EVENT_READ)
         waiting.register(wake_read, selectors.EVENT_READ)
@@ -146,36 +155,50 @@ def _serve(channel: socket.socket, work: Work, guardian: int) -> int:
             ready = {key.fileobj for key, _ in waiting.select()}
             if wake_read in ready:
                 os.read(wake_read, 4096)
-                _send_exits(channel)
+                workers -= _send_exits(channel)
             if channel in ready:
-                body, fds, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 2)
+                body, fds, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, _MOST_FDS)
                 if not body:
+                    _end(workers)
                     return 0
-                pid = _fork_worker(json.loads(body), fds, channel, work)
+                pid = _fork_worker(fds, channel, work)
+                workers.add(pid)
                 for fd in fds:
                     os.close(fd)
                 channel.send(json.dumps({"forked": pid}).encode())
 
 
-def _send_exits(channel: socket.socket) -> None:
+def _send_exits(channel: socket.socket) -> set[int]:
+    ended = set()
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
-                return
+                break
+            ended.add(pid)
             code = os.waitstatus_to_exitcode(status)
             channel.send(json.dumps({"exited": pid, "code": code}).encode())
+    return ended
 
 
-def _fork_worker(order: Order, fds: list[int], channel: socket.socket, work: Work) -> int:
+def _end(workers: set[int]) -> None:
+    """Kills what still lives and waits for it, so that none outlives the job by a moment."""
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    for pid in workers:
+        os.waitpid(pid, 0)
+
+
+def _fork_worker(fds: list[int], channel: socket.socket, work: Work) -> int:
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
         die_with_parent(server)
+        name_process("keepstep-spare")
         channel.close()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        never_return(lambda: work(order, Page(fds[0]), fds[1]))
+        never_return(lambda: work(Page(fds[0]), socket.socket(fileno=fds[1]), fds[2:]))
     return pid
 
 
@@ -200,6 +223,12 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the kernel was told
             os._exit(1)
+
+
+def name_process(name: str) -> None:
+    """Linux: what `top` and `ps -o comm` show of this process; at most 15 letters."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
 def _readable(channel: socket.socket, seconds: float) -> bool:

@@ -1,91 +1,149 @@
-"""One worker as its guardian sees it: started, heard, waited for, killed. It takes no decision."""
+"""One training process as its guardian sees it: told, heard, called off, killed. It takes no
+decision."""
 
 import contextlib
 import json
-import logging
 import os
-import select
 import signal
-import time
-from typing import Any
+import socket
+from collections.abc import Callable
+from typing import Any, final
 
 from .heartbeat import Beat, Page, Phase
+from .line import MESSAGE_BYTES, Order
+from .oom import oom_kills
 from .verdict import Cause, Ended
-from .warm import Order, WarmServer
 
-log = logging.getLogger(__name__)
-
-# Often enough to notice what another guardian says, seldom enough to leave the cores to workers.
-_LOOK_SECONDS = 0.1
+Message = dict[str, Any]
+# A step that takes so long is no hang, whatever the others took.
+_SHORTEST_SECONDS = 30.0
 
 
+@final
 class Worker:
-    """The training process of one generation. Final; made by `start`, ended by `kill`."""
+    """A process that the warm server forked. It waits for its first order, and after each
+    generation that it survives for the next one.
+
+    Args:
+        hear: told what it says that is not for its guardian but for a person.
+    """
 
     def __init__(
-        self, server: WarmServer, page: Page, *, pid: int, generation: int, report_fd: int
+        self, page: Page, *, pid: int, channel: socket.socket, hear: Callable[[Message], None]
     ) -> None:
-        self.server = server
         self.page = page
         self.pid = pid
-        self.generation = generation
-        self.report_fd = report_fd
+        self.channel = channel
+        self.channel.setblocking(False)
+        self._hear = hear
         self.exit_code: int | None = None
+        self.generation = -1
+        self.is_waiting = True
+        """Whether it has nothing to do until the next order."""
         self.error: dict[str, str] = {}
+        self.lost = ""
+        """Why it cannot go on with its peers, by its own word; empty where it can."""
+        self.waits: str | None = None
+        """The collective that it is in, by its own word, asked for by `locate`; empty: none."""
         self.first_step: int | None = None
-        self._buffer = b""
+        self.proof: bool | None = None
+        """What it found where it was asked to `prove`."""
+        self.wishes: list[dict[str, Any]] = []
+        """Saves that it asked for and nobody has taken up."""
         self._is_talking = True
+        self._oom_kills = 0
 
-    @classmethod
-    def start(cls, server: WarmServer, page: Page, order: Order) -> "Worker":
-        """Has the warm server fork a worker for the order's generation."""
-        read_fd, write_fd = os.pipe()
-        os.set_blocking(read_fd, False)
-        page.reset()
-        pid = server.fork(order, page, write_fd)
-        os.close(write_fd)
-        return cls(server, page, pid=pid, generation=int(order["generation"]), report_fd=read_fd)
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or says that it will."""
+        return self.exit_code is not None or bool(self.error)
+
+    def begin(self, order: Order) -> None:
+        """Has it take part in the order's generation."""
+        self.generation = int(order["generation"])
+        self.first_step, self.lost, self.is_waiting = None, "", False
+        self.waits, self._oom_kills = None, oom_kills()
+        self.page.reset()
+        self._send({"do": "begin", "order": order})
+
+    def prove(self) -> None:
+        """Has one that waits for its first order try out whether a process can be thrown out of a
+        collective here."""
+        self._send({"do": "prove"})
+
+    def takes_no_call(self) -> bool:
+        """Whether it has found just now that no process can be thrown out; said once."""
+        proof, self.proof = self.proof, None
+        return proof is False
+
+    def call_off(self) -> None:
+        """Has it leave its generation, wherever it is in it, and wait for another order."""
+        self._send({"do": "leave", "generation": self.generation + 1})
 
     def listen(self) -> None:
-        """Takes in what the worker said and whether it ended; never blocks."""
-        with contextlib.suppress(BlockingIOError):
-            said = os.read(self.report_fd, 65536)
-            self._is_talking = bool(said)  # nothing at all: its end of the pipe is closed
-            self._buffer += said
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
-            message = json.loads(line)
-            if message["kind"] == "error":
-                self.error = message
-            elif message["kind"] == "stepped":
-                self.first_step = int(message["step"])
-        for exited in self.server.exits():
-            if exited.pid == self.pid:
-                self.exit_code = exited.code
+        """Takes in what it said; never blocks."""
+        while self._is_talking:
+            try:
+                said = self.channel.recv(MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                said = b""
+            self._is_talking = bool(said)
+            if said:
+                self._take(json.loads(said))
 
-    def wait(self) -> None:
-        """Sleeps until there is something to listen to, or it is time to look at the store."""
-        speakers: list[Any] = [self.server.channel]
-        if self._is_talking:
-            speakers.append(self.report_fd)
-        select.select(speakers, [], [], _LOOK_SECONDS)
+    def _take(self, message: dict[str, Any]) -> None:
+        kind = message["kind"]
+        if kind == "error":
+            self.error = message
+        elif kind == "lost":
+            self.lost = message["reason"]
+        elif kind == "left":
+            self.is_waiting = True
+        elif kind == "stepped":
+            self.first_step = int(message["step"])
+        elif kind == "located":
+            self.waits = str(message["waits"])
+        elif kind == "proved":
+            self.proof = bool(message["holds"])
+        elif kind == "save":
+            self.wishes.append(message)
+        else:
+            self._hear(message)
 
-    def late(self, hang_seconds: float) -> Beat | None:
+    @property
+    def speaker(self) -> list[socket.socket]:
+        """What is readable when it has said something."""
+        return [self.channel] if self._is_talking else []
+
+    def late(self, hang_seconds: float, *, factor: float) -> Beat | None:
         """The last heartbeat, where it is older than a hang is allowed to be; 0 means never.
-        Preparing data may take as long as it takes."""
-        beat = self.page.read()
-        is_late = 0 < hang_seconds < beat.age_seconds and beat.phase != Phase.prepare
-        return beat if is_late and self.exit_code is None else None
+        Preparing data may take as long as it takes.
 
-    def ended(self, late: Beat | None) -> Ended:
-        """How it ended, or that it hangs; call it once either is known."""
+        Args:
+            factor: how many times the longest of the last steps a step may take, though always
+                half a minute; 0: as long as everything else.
+        """
+        beat = self.page.read()
+        if beat.phase == Phase.step and factor and beat.longest_step:
+            hang_seconds = min(hang_seconds, max(_SHORTEST_SECONDS, factor * beat.longest_step))
+        is_late = 0 < hang_seconds < beat.age_seconds and beat.phase != Phase.prepare
+        return beat if is_late and not self.is_over and not self.is_waiting else None
+
+    def ended(self) -> Ended:
+        """How it ended, or why it cannot go on; call it once that is known."""
         self.listen()
         cause, reason = Cause.killed, _signal_name(self.exit_code)
+        if self.exit_code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            reason += (
+                ", as the kernel does where memory has run out: set train.microbatch_samples or "
+                "data.held_bytes lower, or recovery.spare=false"
+            )
         if self.error:
             cause, reason = Cause(self.error["cause"]), self.error["reason"]
-        elif late is not None:
-            cause = Cause.hung
-            reason = f"no heartbeat for {late.age_seconds:.1f} s in phase {late.phase.name}"
+        elif self.lost and self.exit_code is None:
+            cause, reason = Cause.peer, self.lost
         return Ended(
             cause=cause,
             generation=self.generation,
@@ -96,21 +154,28 @@ class Worker:
         )
 
     def dump_stacks(self) -> None:
-        """Has the worker write all its Python stacks to standard error; takes 0.2 s."""
-        try:
+        """Has it write all its Python stacks to standard error, within a fraction of a second."""
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGUSR2)
-            time.sleep(0.2)
-        except ProcessLookupError:
-            log.debug("worker %d is gone already", self.pid)
+
+    def locate(self) -> None:
+        """Has it say in `waits` which collective it is in; one that holds its interpreter, or is
+        stopped, says nothing."""
+        self._send({"do": "locate"})
 
     def kill(self) -> None:
-        """SIGKILL, and no way back: the next generation must not meet this worker."""
-        while self.exit_code is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-            time.sleep(0.001)
-            self.listen()
-        os.close(self.report_fd)
+        """SIGKILL, and no way back; its exit code comes by way of the warm server."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Once it has ended."""
+        self.listen()
+        self.channel.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # it has ended, which is heard elsewhere
+            self.channel.send(json.dumps(message).encode())
 
 
 def _signal_name(code: int | None) -> str:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from support.world import run_world
 from torch.distributed import PrefixStore, TCPStore
 
-from keepstep.trainer.recovery.generation import End, Failure, Generations
+from keepstep.trainer.recovery.generation import Failure, Generations, Turn
 
 
 def failure(rank: int, *, moment: float = 1.0) -> Failure:
@@ -27,7 +27,6 @@ def among(size: int, body: Callable[[Generations], Any]) -> list[Any]:
         dist.broadcast(port, 0)
         client = TCPStore("127.0.0.1", int(port), is_master=False, wait_for_workers=False)
         generations = Generations(PrefixStore("job", client), rank, size)
-        generations.open()
         dist.barrier()
         answer = body(generations)
         dist.barrier()
@@ -48,39 +47,51 @@ def test_of_four_that_raise_a_generation_at_once_one_wins_each_time() -> None:
         assert sum(turn) == 1
 
 
-def test_a_raised_generation_is_seen_by_all_and_opening_again_keeps_it() -> None:
-    def body(generations: Generations) -> tuple[int, End | None]:
+def test_a_turn_is_seen_by_all_and_says_what_follows() -> None:
+    def body(generations: Generations) -> list[Turn | None]:
         if generations.rank == 1:
-            generations.raise_from(0, failure(1))
-            generations.raise_from(1, failure(1))
+            generations.raise_from(0, failure(1), afresh=True)
+            generations.raise_from(1, failure(1), culprit=0)
         dist.barrier()
-        generations.open()
-        return generations.look()
+        return [generations.turn(number) for number in range(3)]
 
-    assert among(2, body) == [(2, None), (2, None)]
+    turns = [Turn(by=1, afresh=True), Turn(by=1, culprit=0), None]
+    assert among(2, body) == [turns] * 2
 
 
 def test_one_that_is_late_does_not_raise_a_generation_that_is_over() -> None:
-    def body(generations: Generations) -> tuple[bool, int]:
-        generations.raise_from(0, failure(0))
-        generations.raise_from(1, failure(0))
-        late = generations.raise_from(0, failure(0))
-        return late, generations.look()[0]
+    def body(generations: Generations) -> tuple[bool, Turn | None]:
+        generations.end(0, 2, "a reason")
+        return generations.raise_from(0, failure(0)), generations.turn(0)
 
-    assert among(1, body) == [(False, 2)]
+    assert among(1, body) == [(False, Turn(by=0, code=2, reason="a reason"))]
 
 
 def test_the_first_call_of_the_end_counts_for_all() -> None:
-    def body(generations: Generations) -> End | None:
-        generations.end(generations.rank + 1, f"said by {generations.rank}")
+    def body(generations: Generations) -> Turn | None:
+        generations.end(0, generations.rank + 1, f"said by {generations.rank}")
         dist.barrier()
-        generations.end(75, "too late")
-        return generations.look()[1]
+        generations.end(0, 75, "too late")
+        return generations.turn(0)
 
     ends = among(4, body)
-    assert ends[0] is not None
-    assert ends[0] in [End(code=rank + 1, reason=f"said by {rank}") for rank in range(4)]
+    assert ends[0] in [Turn(by=rank, code=rank + 1, reason=f"said by {rank}") for rank in range(4)]
     assert ends == [ends[0]] * 4
+
+
+def test_who_waits_for_a_turn_sleeps_until_it_comes() -> None:
+    def body(generations: Generations) -> tuple[Turn, float]:
+        if generations.rank == 1:
+            time.sleep(0.2)
+            generations.end(0, 0)
+        begun, spent = time.monotonic(), time.process_time()
+        turn = generations.wait_turn(0)
+        assert time.process_time() - spent < 0.05
+        return turn, time.monotonic() - begun
+
+    (first, waited), (second, _) = among(2, body)
+    assert first == second == Turn(by=1, code=0)
+    assert waited > 0.1
 
 
 def test_all_have_arrived_only_when_the_last_has() -> None:
@@ -97,15 +108,22 @@ def test_all_have_arrived_only_when_the_last_has() -> None:
     assert among(3, body) == [[False, True, False]] * 3
 
 
-def test_the_start_is_the_same_for_all_and_names_every_configuration() -> None:
-    def body(generations: Generations) -> tuple[float, list[str]]:
-        return generations.agree_on_start(100.0 + generations.rank, f"config-{generations.rank}")
+def test_the_start_is_the_same_for_all_and_names_the_odd_configurations() -> None:
+    def body(generations: Generations) -> tuple[float, dict[int, str]]:
+        kind = "a" if generations.rank < 2 else "b"
+        return generations.agree_on_start(100.0 + generations.rank, kind)
 
     answers = among(3, body)
-    started, digests = answers[0]
-    assert started in (100.0, 101.0, 102.0)
-    assert digests == ["config-0", "config-1", "config-2"]
+    assert answers[0][0] in (100.0, 101.0, 102.0)
+    assert answers[0][1] == {0: "a", 2: "b"}
     assert answers == [answers[0]] * 3
+
+
+def test_where_all_configurations_are_the_same_none_is_named() -> None:
+    def body(generations: Generations) -> dict[int, str]:
+        return generations.agree_on_start(1.0, "a")[1]
+
+    assert among(3, body) == [{}] * 3
 
 
 def test_all_that_was_noted_of_a_generations_end_is_found_by_all() -> None:
@@ -131,15 +149,34 @@ def test_those_who_have_not_come_are_named() -> None:
 def test_of_the_late_the_one_the_others_wait_for_is_behind() -> None:
     places = [((5, 6), 9.0), ((5, 5), 9.5), ((5, 6), 8.0), None]
 
-    def body(generations: Generations) -> list[int]:
-        place = places[generations.rank]
+    def body(generations: Generations) -> tuple[bool, list[int]]:
+        place, asks = places[generations.rank], False
         if place is not None:
-            generations.note_late(0, *place)
+            asks = generations.note_late(0, *place)
             generations.note_late(1, (5, 6), place[1])
         dist.barrier()
-        return [generations.furthest_behind(0), generations.furthest_behind(1)]
+        return asks, [generations.furthest_behind(number).rank for number in range(2)]
 
-    assert among(4, body) == [[1, 2]] * 4
+    answers = among(4, body)
+    assert [behind for _, behind in answers] == [[1, 2]] * 4
+    assert sum(asks for asks, _ in answers) == 1
+
+
+def test_of_the_late_at_one_place_the_one_in_no_collective_is_waited_for() -> None:
+    def body(generations: Generations) -> tuple[int, str]:
+        generations.note_late(0, (5, 6), 9.0 + generations.rank)
+        waits = [
+            "all_reduce 7 of group shard",
+            "all_reduce 7 of group shard",
+            "",
+            "send 2 of group p",
+        ]
+        generations.note_waits(0, waits[generations.rank])
+        dist.barrier()
+        found = generations.furthest_behind(0)
+        return found.rank, found.waits
+
+    assert among(4, body) == [(2, "ranks [0, 1] wait in all_reduce 7 of group shard")] * 4
 
 
 def test_the_host_waits_for_the_others_to_leave_and_not_forever() -> None:

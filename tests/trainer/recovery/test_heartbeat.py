@@ -90,6 +90,23 @@ def test_a_new_worker_begins_with_a_clean_page() -> None:
     page.close()
 
 
+def test_the_longest_step_is_remembered_and_fades() -> None:
+    page = Page.create()
+    page.reset()
+    assert page.read().longest_step == 0.0
+    for seconds in (0.2, 0.01):
+        page.beat(1, Phase.step)
+        time.sleep(seconds)
+        page.beat(1, Phase.save)
+    assert 0.2 * 0.99 <= page.read().longest_step < 2.0
+    longest = page.read().longest_step
+    for _ in range(200):
+        page.beat(2, Phase.step)
+        page.beat(2, Phase.save)
+    assert page.read().longest_step < longest / 2
+    page.close()
+
+
 def test_a_beat_does_not_touch_the_stop_request() -> None:
     page = Page.create()
     page.request_stop()

@@ -38,7 +38,7 @@ def test_a_worker_killed_at_a_step_costs_nothing(
     ran, plan = Ran(tmp_path / "run"), f"chaos.plan=[{{do:kill,rank:{rank},step:{step}}}]"
     with start_job(size, overrides(ran.folder, plan), folder=tmp_path) as job:
         assert job.wait() == [0] * size, job.errors(0)
-        assert job.processes() == {}
+        job.until(lambda: not job.processes(), 5.0, "end of all processes")
     assert_equal(ran, undisturbed(size))
     assert_recovered(ran)
     (failure,) = ran.events("failure")
@@ -55,7 +55,7 @@ def test_a_worker_killed_from_outside_at_any_moment_costs_nothing(
         sleep_into(job, ran, seed)
         os.kill(job.worker(seed % 2), signal.SIGKILL)
         assert job.wait() == [0, 0], job.errors(0)
-        assert job.processes() == {}
+        job.until(lambda: not job.processes(), 5.0, "end of all processes")
     assert_equal(ran, undisturbed(2))
     assert ran.events("failure")
 
@@ -119,13 +119,29 @@ def test_a_hung_worker_is_named_killed_and_replaced(tmp_path: Path, undisturbed)
     assert "in _hang" in stacks, "the stacks of the hung worker tell where it was"
 
 
+def test_a_rank_that_comes_to_no_collective_is_named_with_what_the_other_waits_in(
+    tmp_path: Path, undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepstep.trainer.recovery.worker._SHORTEST_SECONDS", 2.0)
+    monkeypatch.setattr("keepstep.trainer.recovery.guardian._INQUEST_SECONDS", 2.0)
+    ran = Ran(tmp_path / "run")
+    words = overrides(ran.folder, "chaos.plan=[{do:hang,rank:1,step:5,phase:step}]")
+    with start_job(2, words, folder=tmp_path) as job:  # long before recovery.hang_seconds
+        assert job.wait(40.0) == [0, 0], job.errors(0)
+    assert_equal(ran, undisturbed(2))
+    (hang,) = ran.events("hang")
+    assert (hang["rank"], hang["step"]) == (1, 5)
+    assert "in phase step; rank 0 waits in " in hang["reason"]
+    assert " of group " in hang["reason"]
+
+
 def test_a_stopped_worker_is_replaced(tmp_path: Path, undisturbed) -> None:
     ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", "recovery.hang_seconds=1.5")
     with start_job(2, words, folder=tmp_path, recipe=SLOW) as job:
         sleep_into(job, ran, 1)
         os.kill(job.worker(1), signal.SIGSTOP)
         assert job.wait() == [0, 0], job.errors(0)
-        assert job.processes() == {}
+        job.until(lambda: not job.processes(), 5.0, "end of all processes")
     assert_equal(ran, undisturbed(2))
     assert ran.events("hang")
 
@@ -133,7 +149,8 @@ def test_a_stopped_worker_is_replaced(tmp_path: Path, undisturbed) -> None:
 def test_a_damaged_checkpoint_is_named_and_the_older_one_used(tmp_path: Path, undisturbed) -> None:
     plan = "chaos.plan=[{do:corrupt,rank:0,step:8},{do:kill,rank:1,step:8}]"
     ran = Ran(tmp_path / "run")
-    with start_job(2, overrides(ran.folder, plan), folder=tmp_path) as job:
+    words = overrides(ran.folder, plan, "recovery.snapshot_every=0")
+    with start_job(2, words, folder=tmp_path, recipe=SLOW) as job:
         assert job.wait() == [0, 0], job.errors(0)
     assert_equal(ran, undisturbed(2))
     (restore,) = ran.events("restore")
@@ -191,4 +208,5 @@ def test_descriptors_of_a_guardian_stay_flat_over_ten_recoveries(
         assert job.wait() == [0], job.errors(0)
     assert_recovered(ran, times=10)
     assert len(counts) >= 8
-    assert len(set(counts.values())) == 1, counts
+    later = list(counts.values())[2:]  # the first saves open connections, which stay
+    assert max(later) - min(later) <= 1, counts  # the line to a spare, where one waits

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.job import Ran
+from support.job import Ran, start_job
+
+from keepstep.trainer.language_model import language_model
 
 TEXT = "".join(f"In line {n} the {n * n % 97}th of them said {n % 7} words.\n" for n in range(1500))
 
@@ -65,7 +67,11 @@ def torchrun(folder: Path, name: str, *more: str) -> Ran:
 
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> Ran:
-    return torchrun(folder, "undisturbed")
+    """Not from a launcher: for its bits who starts the guardians is nothing."""
+    asked = words(folder, "undisturbed")
+    with start_job(2, asked, folder=folder, recipe=language_model) as job:
+        assert job.wait(60.0) == [0, 0], job.errors(0)
+    return Ran(folder / "undisturbed")
 
 
 def test_under_torchrun_a_killed_worker_costs_nothing(folder: Path, undisturbed: Ran) -> None:

@@ -40,3 +40,25 @@ def test_one_request_that_comes_by_two_ways_counts_once() -> None:
         now = 1.6
         os.kill(os.getpid(), signal.SIGINT)
         assert (signals.count, signals.name) == (2, "SIGINT")
+
+
+@pytest.mark.parametrize(
+    ("second", "is_impatient"),
+    [(signal.SIGTERM, False), (signal.SIGUSR1, False), (signal.SIGINT, True)],
+)
+def test_only_a_person_who_asks_again_will_not_wait(
+    second: signal.Signals, is_impatient: bool
+) -> None:
+    now = 0.0
+    with StopSignals(clock=lambda: now) as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        now = 2.0
+        os.kill(os.getpid(), second)
+        assert signals.is_impatient is is_impatient
+
+
+def test_what_asks_by_other_means_counts_once_and_not_after_a_signal() -> None:
+    with StopSignals() as signals:
+        signals.ask("a file")
+        signals.ask("another")
+        assert (signals.count, signals.name) == (1, "a file")

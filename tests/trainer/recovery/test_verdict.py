@@ -12,8 +12,15 @@ from support.world import run_world
 from keepstep.checkpoint import CheckpointError, DiskFullError, MismatchError, VersionError
 from keepstep.data import DataError
 from keepstep.trainer import ConfigError, StoppedError
+from keepstep.trainer.errors import CorruptPeerError, CorruptRankError
 from keepstep.trainer.recovery.chaos import PlannedFault
-from keepstep.trainer.recovery.verdict import Cause, Ended, classify, is_bug
+from keepstep.trainer.recovery.verdict import (
+    Cause,
+    Ended,
+    classify,
+    is_bug,
+    is_out_of_memory,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +32,8 @@ from keepstep.trainer.recovery.verdict import Cause, Ended, classify, is_bug
         (VersionError, Cause.setting),
         (DiskFullError, Cause.setting),
         (StoppedError, Cause.stopped),
+        (CorruptRankError, Cause.corrupt),
+        (CorruptPeerError, Cause.peer),
         (CheckpointError, Cause.error),
         (PlannedFault, Cause.error),
         (ValueError, Cause.error),
@@ -119,3 +128,18 @@ def test_an_error_that_ended_all_ranks_is_known_by_each_of_them() -> None:
     before = [ended(reason="E: of rank 0"), ended(reason="E: of rank 1")]
     assert is_bug(ended(generation=2, reason="E: of rank 0"), before)
     assert is_bug(ended(generation=2, reason="E: of rank 1"), before)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("out of memory is what the user says"), False),
+    ],
+)
+def test_where_memory_has_run_out_is_known(error: BaseException, is_it: bool) -> None:
+    assert is_out_of_memory(error) is is_it

@@ -1,18 +1,20 @@
 """The warm server: forks workers quickly, tells how they ended, and nothing outlives anything."""
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from keepstep.trainer import StoppedError
 from keepstep.trainer.recovery.heartbeat import Page, Phase
-from keepstep.trainer.recovery.warm import Exit, Order, WarmServer, Work, native_threads
+from keepstep.trainer.recovery.warm import Exit, WarmServer, Work, native_threads
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +25,11 @@ def threads_of_earlier_tests_do_not_count(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(count, lambda: native_threads() - others)
 
 
-def work(order: Order, page: Page, report_fd: int) -> int:
-    """Does what it is ordered to."""
+def work(page: Page, channel: socket.socket, slot_fds: Sequence[int] = ()) -> int:
+    """Does what it is told."""
+    order = json.loads(channel.recv(4096))
     page.beat(int(order.get("step", 0)), Phase.step)
-    os.write(report_fd, f"{os.getpid()}\n".encode())
+    channel.send(f"{os.getpid()}".encode())
     if order.get("sleeps"):
         time.sleep(60)
     if order.get("raises"):
@@ -39,17 +42,35 @@ def work(order: Order, page: Page, report_fd: int) -> int:
 @contextlib.contextmanager
 def warm(body: Work = work) -> Iterator[tuple[WarmServer, Page, Callable[..., int]]]:
     server, page = WarmServer.start(body), Page.create()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    channels: list[socket.socket] = []
 
     def fork(**order: int | str | float) -> int:
-        return server.fork(order, page, nowhere)
+        pid, mine = told(server, page, order)
+        channels.append(mine)
+        return pid
 
     try:
         yield server, page, fork
     finally:
         server.close()
         page.close()
-        os.close(nowhere)
+        for one in channels:
+            one.close()
+
+
+def told(
+    server: WarmServer, page: Page, order: dict[str, int | str | float]
+) -> tuple[int, socket.socket]:
+    """A worker that was forked and told something, and our end of its line."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with theirs:
+            pid = server.fork([page.fd, theirs.fileno()])
+    except StoppedError:
+        mine.close()
+        raise
+    mine.send(json.dumps(order).encode())
+    return pid, mine
 
 
 def wait_exits(server: WarmServer, count: int = 1) -> list[Exit]:
@@ -83,13 +104,12 @@ def test_a_worker_is_a_fork_of_the_server_and_its_exit_code_comes_back() -> None
         assert pid not in (os.getpid(), server.pid)
 
 
-def test_the_report_pipe_reaches_the_worker_and_closes_with_it() -> None:
+def test_the_line_reaches_the_worker_and_closes_with_it() -> None:
     with warm() as (server, page, _):
-        read_fd, write_fd = os.pipe()
-        pid = server.fork({}, page, write_fd)
-        os.close(write_fd)
-        with os.fdopen(read_fd) as report:
-            assert report.read() == f"{pid}\n"
+        pid, line = told(server, page, {})
+        with line:
+            assert line.recv(4096) == f"{pid}".encode()
+            assert line.recv(4096) == b""
 
 
 def test_a_signal_comes_back_as_its_negative_number() -> None:
@@ -146,9 +166,9 @@ def test_closing_the_server_ends_its_workers_and_is_safe_twice() -> None:
     with warm() as (server, _, fork):
         pid = fork(sleeps=1)
         server.close()
+        assert not Path(f"/proc/{pid}").exists()
+        assert not Path(f"/proc/{server.pid}").exists()
         server.close()
-        assert wait_gone(pid)
-        assert wait_gone(server.pid)
 
 
 def test_a_worker_dies_with_its_server() -> None:
@@ -163,7 +183,7 @@ def test_server_and_worker_die_with_a_killed_guardian() -> None:
     guardian = os.fork()
     if guardian == 0:
         server = WarmServer.start(work)
-        pid = server.fork({"sleeps": 1}, Page.create(), write_fd)
+        pid, _ = told(server, Page.create(), {"sleeps": 1})
         os.write(write_fd, f"{server.pid} {pid} .".encode())
         time.sleep(60)
     text = ""
@@ -214,13 +234,16 @@ def test_it_refuses_to_fork_beside_a_thread() -> None:
 
 
 def test_descriptors_stay_flat_over_many_workers() -> None:
-    with warm() as (server, _, fork):
-        fork()
-        wait_exits(server)
+    with warm() as (server, page, _):
+
+        def live() -> None:
+            told(server, page, {})[1].close()
+            wait_exits(server)
+
+        live()
         before = [descriptors(os.getpid()), descriptors(server.pid)]
         for _ in range(10):
-            fork()
-            wait_exits(server)
+            live()
         assert [descriptors(os.getpid()), descriptors(server.pid)] == before
 
 
