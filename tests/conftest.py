@@ -1,9 +1,13 @@
 """Fixtures of every test: a clean environment and one thread, so that worlds can be forked."""
 
+import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
+
+from keepstep.trainer.recovery.slots import slot_paths
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
@@ -18,3 +22,20 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in [name for name in os.environ if name.startswith(("HYDRA_", "TORCHELASTIC_"))]:
         monkeypatch.delenv(name)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: may take more than 20 s; -m 'not slow' leaves it out")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported is never garbage: half a second a collection
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_slots_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Jobs that tests kill leave their slots in memory, as they should; nobody wants these."""
+    yield
+    for found in tmp_path_factory.getbasetemp().rglob("config.yaml"):
+        for path in slot_paths(str(found.parent.resolve())):
+            path.unlink(missing_ok=True)

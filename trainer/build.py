@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..checkpoint import Checkpoints, LocalStore
+from ..checkpoint.claims import Fence
 from ..data import (
     Loader,
     MixtureRecipe,
@@ -41,11 +42,16 @@ from ..parallel import (
 from .config import RunConfig
 from .errors import ConfigError
 from .forward_backward import Flat, Piped, Runner
-from .identity import checkpoint_folder
+from .guard.config import OnSpike
+from .identity import open_checkpoints, open_seal
 from .optim import build_optimizer
 from .recipe import MakeRecipe, Recipe
+from .recovery.config import FaultKind
 from .recovery.heartbeat import Phase
 from .recovery.life import Life
+from .telemetry.sinks.choose import check_sinks
+
+METRICS = ("eval_loss", "loss")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +65,8 @@ class Job:
     module: nn.Module
     plan: Plan
     runner: Runner
+    is_drawn: bool
+    """Whether the module has its initial values."""
     scale: LossScale
     random_place: int
     """Which random numbers this rank draws, apart from the micro-batch: see `seeds`."""
@@ -78,23 +86,43 @@ def check(config: RunConfig, world: World) -> Degrees:
     """
     degrees = Degrees.resolve(config.parallel, world.world_size)
     check_settings(config.parallel, config.memory, config.parallel.device.value)
+    check_sinks(config.telemetry.sinks)
     if (samples := _samples(config)) is not None:
         share_microbatches(samples, config.train.microbatch_samples, 0, degrees.data_count)
     _check_sequence(config)
     _check_microbatches(config, degrees)
-    path = config.checkpoint.path
-    if path is not None and "://" in path:
+    with _settings_at_fault():
+        place = open_checkpoints(config)
+    if (metric := config.checkpoint.best_metric) not in (None, *METRICS):
         raise ConfigError(
-            f"checkpoint.path: found the URL {path}, needed a local folder; this version saves to "
-            "local disks"
+            f"checkpoint.best_metric: found {metric}, needed {' or '.join(METRICS)}; set one, or "
+            "null for none"
         )
+    _check_rollback(config)
     for fault in config.chaos.plan:
-        if not 0 <= fault.rank < world.world_size:
+        if fault.rank >= world.world_size:
             raise ConfigError(
                 f"chaos.plan: found rank {fault.rank}, needed one of the {world.world_size} ranks; "
-                "correct the fault's rank"
+                "correct the fault's rank, or set -1 for any"
+            )
+        if fault.do is FaultKind.corrupt and not isinstance(place, LocalStore):
+            raise ConfigError(
+                f"chaos.plan: found do=corrupt for {place.address()}, needed checkpoints in a "
+                "local folder; set another checkpoint.path, or leave the fault out"
             )
     return degrees
+
+
+def _check_rollback(config: RunConfig) -> None:
+    recovery = config.recovery
+    if config.guard.on_spike is not OnSpike.rollback:
+        return
+    if not recovery.enabled or recovery.snapshot_every == 0:
+        found = "recovery.snapshot_every=0" if recovery.enabled else "recovery.enabled=false"
+        raise ConfigError(
+            f"guard.on_spike=rollback: found {found}, needed snapshots in memory to go back to; "
+            "leave that key at its default, or set guard.on_spike=skip"
+        )
 
 
 def _check_sequence(config: RunConfig) -> None:
@@ -162,14 +190,17 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
         policy.apply(device)
     if device.type == "cpu":
         keep_freed_memory()
-    recipe = _recipe(config, make_recipe, life)
+    recipe = make_recipe(config)
     samples, eval_samples = _source(recipe.samples), _eval_source(recipe, config)
     life.beat(0, Phase.start)
     deadline = timedelta(seconds=config.parallel.timeout_seconds)
-    join(life.meeting_store(), world.rank, world.world_size, device=device, timeout=deadline)
-    topology = Topology.create(degrees, device.type, timeout=deadline)
+    with life.meeting(silence_seconds=config.recovery.silence_seconds) as store:
+        join(store, world.rank, world.world_size, device=device, timeout=deadline)
+        topology = Topology.create(degrees, device.type, timeout=deadline)
     plan = recipe.plan or Plan()
-    module = _module(config, recipe, topology=topology, policy=policy, device=device)
+    # What waits in memory is filled in after this; drawing it first would only take time.
+    draws = not (life.generation and life.slots and life.slots.is_sealed)
+    module = _module(config, recipe, topology=topology, policy=policy, device=device, draws=draws)
     with _settings_at_fault():
         order, loader, size = _loader(config, recipe, samples, topology, device)
     return Job(
@@ -180,6 +211,7 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
         module=module,
         plan=plan,
         runner=_runner(config, recipe, module, plan, device),
+        is_drawn=draws,
         scale=LossScale.for_fp16() if policy.has_scale else LossScale(),
         random_place=_random_place(config, plan, topology),
         optimizer=_optimizer(config, recipe, module),
@@ -188,16 +220,24 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
         batch_samples=size,
         eval_source=eval_samples,
         checkpoints=Checkpoints(
-            LocalStore(checkpoint_folder(config)),
+            open_checkpoints(config),
             Exchange(topology.control),
-            keep=config.checkpoint.keep,
+            keep=config.checkpoint.retention,
             holders=topology.holders,
+            fence=Fence(claim=life.claim),
+            seal=open_seal(config),
         ),
     )
 
 
 def _module(
-    config: RunConfig, recipe: Recipe, *, topology: Topology, policy: Policy, device: torch.device
+    config: RunConfig,
+    recipe: Recipe,
+    *,
+    topology: Topology,
+    policy: Policy,
+    device: torch.device,
+    draws: bool,
 ) -> nn.Module:
     """This rank's part of the model. What its layout refuses is a setting at fault, in one
     sentence; what the model's own constructor raises keeps its traceback."""
@@ -220,6 +260,7 @@ def _module(
             seed=config.train.seed,
             parallel=config.parallel,
             memory=config.memory,
+            draws=draws,
         )
     except ValueError as error:
         if isinstance(error, ConfigError) or any(error is one for one in own):
@@ -242,19 +283,6 @@ def _random_place(config: RunConfig, plan: Plan, topology: Topology) -> int:
     at = topology.coordinates()
     is_cut = config.parallel.sequence_parallel and plan.has_sequence
     return at["context"] * topology.degrees.tensor + (at["tensor"] if is_cut else 0)
-
-
-def _recipe(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Recipe:
-    """The user's part. The first rank of each node goes first, so that what is prepared or fetched
-    is made once, by the rank that speaks, and found by the others."""
-    life.beat(0, Phase.prepare)
-    if life.world.local_rank > 0:
-        life.wait_for_node()
-    try:
-        return make_recipe(config)
-    finally:  # after an error too: the others then meet it themselves and do not wait for ever
-        if life.world.local_rank == 0:
-            life.release_node()
 
 
 @contextlib.contextmanager

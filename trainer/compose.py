@@ -6,10 +6,12 @@ No OmegaConf object leaves this file.
 import contextlib
 import dataclasses
 import difflib
+import functools
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -35,6 +37,7 @@ from .config import (
 )
 from .errors import ConfigError
 from .optim.config import AdamWConfig, LionConfig, MuonConfig, SGDConfig
+from .recovery.verdict import EXIT_WRONG
 
 _SCHEMAS: dict[str, dict[str, type]] = {
     "model": {
@@ -53,14 +56,18 @@ _SCHEMAS: dict[str, dict[str, type]] = {
     },
 }
 
+_SWEEP = ("-m", "--multirun")
 _OPEN = ("model.config",)
 """Keys that hold whatever another package names."""
 
 Job = Callable[[RunConfig, int | None], int]
+Note = Callable[[int, Sequence[str], RunConfig | str, int], None]
+"""(number, overrides, configuration or why it was refused, exit code): of a job of a sweep."""
 
 
+@functools.cache
 def register_schemas() -> None:
-    """Tells Hydra the types behind the files in configs/."""
+    """Tells Hydra the types behind the files in configs/; its store is the process's."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     for group, options in _SCHEMAS.items():
@@ -75,11 +82,48 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
         return _to_config(hydra.compose("run", overrides=list(overrides)))
 
 
-def run_hydra(argv: Sequence[str], job: Job, *, is_speaker: bool = True) -> int:
+def read_config(path: Path) -> RunConfig:
+    """The configuration of a run, as its folder's config.yaml has it.
+
+    Raises:
+        ConfigError: no such file, or one that no run of this release wrote.
+    """
+    with _plain_errors():
+        try:
+            saved: Any = OmegaConf.load(path)
+            chosen = {
+                group: OmegaConf.structured(_chosen(saved[group], kinds))
+                for group, kinds in _SCHEMAS.items()
+            }
+        except Exception as error:  # YAML and OmegaConf have classes of their own
+            raise ConfigError(
+                f"{path}: found no configuration that can be read ({type(error).__name__}), needed "
+                "the config.yaml of a run; name the run's folder"
+            ) from error
+        return _to_config(OmegaConf.merge(OmegaConf.structured(RunConfig), chosen, saved))
+
+
+def _chosen(section: Any, kinds: dict[str, type]) -> type:
+    """The kind of a section: by its name, or else the smallest that has all of its keys."""
+    if (named := kinds.get(str(section.get("name")))) is not None:
+        return named
+    fields = {kind: {field.name for field in dataclasses.fields(kind)} for kind in kinds.values()}
+    able = (kind for kind in kinds.values() if set(section) <= fields[kind])
+    return next(iter(sorted(able, key=lambda kind: len(fields[kind]))))
+
+
+def run_hydra(
+    argv: Sequence[str],
+    job: Job,
+    *,
+    is_speaker: bool = True,
+    note: Note = lambda number, words, config, code: None,
+) -> int:
     """Runs `job(config, number)` once, or once a combination under `-m`; returns the worst code.
 
-    `number` is None for a single run and counts from 0 in a sweep. Hydra's own flags (`--cfg job`,
-    `--help`, `--info`) answer without running anything.
+    `number` is None for a single run and counts from 0 in a sweep, whose ended jobs are noted, by
+    the process that ran them. Hydra's own flags (`--cfg job`, `--help`, `--info`) answer without
+    running anything.
 
     Raises:
         ConfigError: for an unknown key, option or value, before any job has run.
@@ -90,15 +134,20 @@ def run_hydra(argv: Sequence[str], job: Job, *, is_speaker: bool = True) -> int:
     errors: list[ValueError] = []
 
     def task(composed: Any) -> None:
-        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-        number = len(codes) + len(errors) if sweeps else None
-        if sweeps and is_speaker:
-            words = " ".join(HydraConfig.get().overrides.task)
-            sys.stdout.write(f"job {number}: {words}\n")
+        hydra_config = HydraConfig.get()
+        number = hydra_config.job.num if hydra_config.mode == RunMode.MULTIRUN else None
+        words = list(hydra_config.overrides.task)
+        if number is not None and is_speaker:
+            sys.stdout.write(f"job {number}: {' '.join(words)}\n")
+        found: RunConfig | str = ""
         try:
-            codes.append(job(_to_config(composed), number))
+            found = _to_config(composed)
+            codes.append(job(found, number))
         except ValueError as error:  # kept, since Hydra adds lines of its own to what passes it
             errors.append(error)
+            found = str(error)
+        if number is not None:
+            note(number, words, found, EXIT_WRONG if isinstance(found, str) else codes[-1])
 
     main = hydra.main(version_base="1.3", config_path="pkg://keepstep.configs", config_name="run")
     with _plain_errors(), _arguments(argv), _quiet(not is_speaker and _asks_hydra(argv)):
@@ -106,6 +155,11 @@ def run_hydra(argv: Sequence[str], job: Job, *, is_speaker: bool = True) -> int:
     if errors:
         raise errors[0]
     return max(codes, default=0)
+
+
+def asks_sweep(argv: Sequence[str]) -> bool:
+    """Whether the command line asks for a run of each combination, and for jobs at all."""
+    return any(word in _SWEEP for word in argv) and not _asks_hydra(argv)
 
 
 def _to_config(composed: Any) -> RunConfig:
@@ -122,7 +176,7 @@ def _to_config(composed: Any) -> RunConfig:
 @contextlib.contextmanager
 def _arguments(argv: Sequence[str]) -> Iterator[None]:
     """Hydra reads its arguments from sys.argv and nowhere else, and flags before overrides."""
-    flags = [word for word in argv if word in ("-m", "--multirun")]
+    flags = [word for word in argv if word in _SWEEP]
     rest = [word for word in argv if word not in flags]
     before, sys.argv = sys.argv, ["keepstep", *flags, *rest]
     try:
@@ -169,6 +223,8 @@ def _sentence(error: BaseException) -> str:
         words = [line for line in lines if re.fullmatch(r"[\w.-]+", line)]
         options = [word for word in words if not word.endswith("_schema")]
         advice = _nearest(found, options) or f"set {group}={options[0]}"
+        if found.startswith("submitit"):
+            advice = 'run pip install "keepstep[slurm]"'
         return f"{group}: found {found!r}, needed one of {', '.join(options)}; {advice}"
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if unknown:

@@ -10,8 +10,11 @@ from typing import Any
 from ..checkpoint import CheckpointConfig
 from ..data import DataConfig
 from ..parallel import MemoryConfig, ParallelConfig, PrecisionConfig
+from .guard.config import GuardConfig
 from .optim.config import OptimConfig
+from .recovery.config import ChaosConfig, RecoveryConfig
 from .require import require
+from .telemetry.sinks.config import SinkSettings
 
 
 @dataclass(kw_only=True, slots=True)
@@ -284,7 +287,8 @@ class TrainConfig:
     eval_samples: int = 512
     """Samples of the held-out split that an evaluation reads; 0 means all."""
     max_skips: int = 10
-    """Steps in a row that may be skipped for a loss or gradient that is not finite; then stop."""
+    """Steps in a row that may be skipped, for a loss or gradient that is not finite or stands out
+    (guard); then stop."""
     sample_tokens: int = 64
     """Tokens of text generated at the end by a language model; 0 means none."""
 
@@ -299,59 +303,8 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class RecoveryConfig:
-    """The guardian: how a worker that died or hangs is replaced."""
-
-    enabled: bool = True
-    """Whether a guardian process watches the training process; false trains in place."""
-    max_recoveries: int = 20
-    """Recoveries within one hour after which the run stops; once several in a minute have not
-    finished a step, each one waits longer than the last."""
-    hang_seconds: float = 600.0
-    """Seconds without a heartbeat after which a worker counts as hung; 0 means never."""
-    grace_seconds: float = 25.0
-    """Seconds that a preempted worker has to save; torchrun kills after 30."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_recoveries", "hang_seconds"):
-            value = getattr(self, name)
-            require(value >= 0, f"recovery.{name}", value, "0 or more", "set 0 for none")
-        found = self.grace_seconds
-        require(found > 0, "recovery.grace_seconds", found, "more than 0", "set for example 25")
-
-
-class FaultKind(StrEnum):
-    """What a planned fault does to its rank."""
-
-    fail = "fail"
-    hang = "hang"
-    kill = "kill"
-    corrupt = "corrupt"
-
-
-@dataclass(kw_only=True, slots=True)
-class Fault:
-    """One planned fault; fires once in the life of a run folder."""
-
-    do: FaultKind
-    """fail raises, hang stops, kill is SIGKILL, corrupt flips a byte of the newest checkpoint."""
-    rank: int
-    """Global rank that it strikes."""
-    step: int
-    """Step (counted from 0) at whose start it strikes."""
-
-
-@dataclass(kw_only=True, slots=True)
-class ChaosConfig:
-    """Faults on purpose, to see what they cost."""
-
-    plan: list[Fault] = field(default_factory=list)
-    """For example chaos.plan=[{do:kill,rank:1,step:12}]."""
-
-
-@dataclass(kw_only=True, slots=True)
-class TelemetryConfig:
-    """What a person sees while the run goes on."""
+class TelemetryConfig(SinkSettings):
+    """What a person sees while the run goes on, and where else it is shown."""
 
     progress: bool = True
     """Whether rank 0 writes a progress line."""
@@ -359,10 +312,16 @@ class TelemetryConfig:
     """Seconds between progress lines where the output is not a terminal."""
     gradient_groups: bool = False
     """Whether metrics.jsonl holds the gradient norm of each block too, as `grad_norms`."""
+    grid_grams_per_kwh: float | None = None
+    """Grams of CO2 that the grid emits for a kWh, to give what was measured in; null: not known."""
 
     def __post_init__(self) -> None:
         found = self.progress_seconds
         require(found >= 0, "telemetry.progress_seconds", found, "0 or more", "set 0 for each step")
+        grams = self.grid_grams_per_kwh or 0.0
+        require(
+            grams >= 0, "telemetry.grid_grams_per_kwh", grams, "0 or more", "set null if unknown"
+        )
 
 
 class OnChange(StrEnum):
@@ -385,8 +344,17 @@ class RunSection:
     never: refuse to start beside one; a step number: from that step."""
     on_change: OnChange = OnChange.refuse
     """What to do when the folder holds a run of another model, data, optimizer or batch."""
+    init_from: str | None = None
+    """A run's folder, a place of checkpoints or one of them, folder or URL, with whose newest whole
+    weights a new run begins, as for fine-tuning; null: with new ones. What goes on goes on."""
+    init_only: list[str] = field(default_factory=lambda: ["model.*"])
+    """Globs of the tensors that are taken from there; all of them must be in both."""
 
     def __post_init__(self) -> None:
+        weights = all(glob.startswith(("model.", "ema.")) for glob in self.init_only)
+        needed = "one or more globs, each of names that begin with model. or ema."
+        holds = bool(self.init_only) and weights
+        require(holds, "run.init_only", self.init_only, needed, "set [model.*] for the weights")
         holds = self.resume in ("auto", "never", "must") or self.resume.isdigit()
         remedy = "set run.resume=auto to go on from the newest checkpoint"
         require(holds, "run.resume", self.resume, "auto, never, must or a step number", remedy)
@@ -406,6 +374,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     chaos: ChaosConfig = field(default_factory=ChaosConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     run: RunSection = field(default_factory=RunSection)

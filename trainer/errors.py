@@ -1,7 +1,9 @@
-"""What ends a run on purpose.
+"""What ends a run, or one life of it, on purpose.
 
-ValueError    <- ConfigError    a setting is wrong: exit code 2, one sentence
-RuntimeError  <- StoppedError   the run cannot go on: exit code 1, one sentence
+ValueError    <- ConfigError        a setting is wrong: exit code 2, one sentence
+RuntimeError  <- StoppedError       the run cannot go on: exit code 1, one sentence
+RuntimeError  <- CorruptRankError   this rank's bits are wrong: another process takes its place
+RuntimeError  <- CorruptPeerError   another rank's are: this one waits for the next generation
 """
 
 
@@ -11,3 +13,15 @@ class ConfigError(ValueError):
 
 class StoppedError(RuntimeError):
     """The run has decided to stop; the message is one sentence for the user."""
+
+
+class CorruptRankError(RuntimeError):
+    """This rank computes or holds bits that it should not."""
+
+    def __init__(self, words: str, *, rank: int, step: int, tensors: list[str]) -> None:
+        super().__init__(words)
+        self.rank, self.step, self.tensors = rank, step, tensors
+
+
+class CorruptPeerError(RuntimeError):
+    """As `CorruptRankError`, on the ranks that have nothing wrong."""

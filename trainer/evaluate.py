@@ -1,5 +1,6 @@
 """Evaluation: the mean loss over held-out samples, the same number on every layout."""
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -8,6 +9,8 @@ from torch import nn
 
 from ..data import Source, evaluation_batches
 from ..parallel import Role, Topology, reshard, sum_
+from .build import Job
+from .ema import Ema
 from .forward_backward import to_device
 from .recipe import Recipe, rows
 
@@ -49,3 +52,31 @@ def evaluate(
     reshard(module)
     sum_(sums, topology.group(Role.LOSS))
     return float(sums[0] / sums[1].clamp(min=1))
+
+
+def evaluate_job(
+    job: Job, ema: Ema | None, *, wait: Callable[[], object], beat: Callable[[], None]
+) -> float | None:
+    """Collective: as `evaluate`, of a job's held-out samples; None where it has none.
+
+    Args:
+        ema: whose average stands in place of the weights meanwhile; None leaves them there.
+        wait: blocks until the weights may change: a snapshot may still be reading them.
+    """
+    if job.eval_source is None:
+        return None
+    weights: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if ema is not None:
+        wait()
+        reshard(job.module)
+        weights = ema.in_place()
+    with weights:
+        return evaluate(
+            job.module,
+            job.eval_source,
+            job.recipe,
+            job.topology,
+            device=job.device,
+            microbatch_samples=job.config.train.microbatch_samples,
+            beat=beat,
+        )

@@ -26,7 +26,7 @@ class Footprint:
     gradients: int
     """As the parameters, in the dtype in which they are reduced."""
     optimizer: int
-    """AdamW's two moments."""
+    """AdamW's two moments, and the average of the weights where one is kept."""
     gathered: int
     """What FSDP holds whole at once: the root's parameters and the two largest blocks', or all of
     them where they stay gathered; in the compute dtype, with their unreduced gradients."""
@@ -65,10 +65,11 @@ def footprint(
         held = [_local(parameter) for parameter in module.parameters()]
         elements = sum(tensor.numel() for tensor in held)
         keeps = not config.parallel.reshard_after_forward or degrees.pipeline > 1
+        averages = elements * torch.float32.itemsize if config.optim.ema_decay else 0
         return Footprint(
             parameters=elements * policy.master.itemsize,
             gradients=elements * policy.reduce.itemsize,
-            optimizer=_MOMENTS * elements * policy.master.itemsize,
+            optimizer=_MOMENTS * elements * policy.master.itemsize + averages,
             gathered=_gathered(module, keeps) * 2 * policy.compute.itemsize,
         )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Window
-from ..parallel import Call, Pipeline, set_last_microbatch
+from ..parallel import Call, Pipeline, seed_draws, set_last_microbatch
 from .recipe import Batch
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -76,7 +76,7 @@ class Flat:
         last = len(window.batches) - 1
         for number, batch in enumerate(window.batches):
             set_last_microbatch(self.module, number == last)
-            torch.manual_seed(seed_of(0, window.microbatches[number]))
+            seed_draws(seed_of(0, window.microbatches[number]), self.device)
             part = divisor.scaled(self.loss(self.module, to_device(batch, self.device)))
             part.backward()
             total = total + divisor.plain(part)

@@ -9,9 +9,11 @@ from ..data import Corpus, open_corpus
 from ..parallel import sequence_multiple
 from .config import RunConfig
 from .generate import generate
+from .identity import TOKENIZER_FILE, run_folder
 from .models.choose import choose
 from .objective import next_token_loss, next_token_targets
 from .recipe import Recipe
+from .telemetry.files import write_atomically
 
 _PROMPT = "\n"
 
@@ -25,6 +27,7 @@ def language_model(config: RunConfig) -> Recipe:
         DataError: the data cannot be used.
     """
     corpus = open_corpus(config.data, report=_say)
+    _keep_tokenizer(config, corpus)
     build, plan = choose(config, vocabulary_size=corpus.vocabulary_size)
     return Recipe(
         model=build,
@@ -38,6 +41,13 @@ def language_model(config: RunConfig) -> Recipe:
         skips=corpus.skips,
         close=corpus.close,
     )
+
+
+def _keep_tokenizer(config: RunConfig, corpus: Corpus) -> None:
+    """A run's folder has its tokenizer, so that the model can be used without the data."""
+    path = run_folder(config) / TOKENIZER_FILE
+    if corpus.tokenizer is not None and path.parent.is_dir() and not path.exists():
+        write_atomically(path, corpus.tokenizer.to_json())
 
 
 def _finish(module: nn.Module, config: RunConfig, corpus: Corpus) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ..data import Skips, Source
 from ..parallel import Plan
 from .config import RunConfig
+from .recovery.heartbeat import Phase
+from .recovery.life import Life
 
 Batch = dict[str, Tensor]
 
@@ -50,7 +52,46 @@ class Recipe:
     skips: Sequence[Skips] = ()
     """Bad samples that are left out, by source: part of a run's state, agreed on at each save."""
     close: Callable[[], None] | None = None
-    """Called on every rank when its training ends, well or not: ends the data's threads."""
+    """Called once in every process when its training ends, well or not: ends the data's threads."""
 
 
 MakeRecipe = Callable[[RunConfig], Recipe]
+
+
+@final
+class KeptRecipe:
+    """A recipe that is made once a process, however many generations that lives through."""
+
+    def __init__(self, make: MakeRecipe) -> None:
+        self._make = make
+        self._made: Recipe | None = None
+
+    def on(self, life: Life) -> MakeRecipe:
+        """As the process asks for it in one of its lives.
+
+        The first rank of each node goes first, so that what is prepared or fetched is made once, by
+        the rank that speaks, and found by the others.
+        """
+
+        def made(config: RunConfig) -> Recipe:
+            if self._made is None:
+                self._made = self._first(config, life)
+            return self._made
+
+        return made
+
+    def close(self) -> None:
+        """Ends what the recipe keeps open; safe twice."""
+        made, self._made = self._made, None
+        if made is not None and made.close is not None:
+            made.close()
+
+    def _first(self, config: RunConfig, life: Life) -> Recipe:
+        life.beat(0, Phase.prepare)
+        if life.world.local_rank > 0:
+            life.wait_for_node()
+        try:
+            return self._make(config)
+        finally:  # after an error too: the others then meet it themselves and do not wait for ever
+            if life.world.local_rank == 0:
+                life.release_node()

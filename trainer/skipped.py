@@ -24,6 +24,10 @@ class Skipped:
         own = json.dumps([one.state_dict() for one in self._skips]).encode()
         for states in map(json.loads, self._exchange.gather_bytes(own)):
             self.load(states)
+        return self.state_dict()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What this rank leaves out, which may be more than others know of yet."""
         return [one.state_dict() for one in self._skips]
 
     def load(self, states: Sequence[dict[str, Any]]) -> None:

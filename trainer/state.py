@@ -2,8 +2,9 @@
 the data cursor. Learning rates and randomness are functions of progress."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ class Progress:
     step: int = 0
     """Optimizer steps that are over, the skipped ones included."""
     samples: int = 0
-    """Samples that those steps consumed: the position in the data order."""
+    """Samples that those steps consumed, and those that rollbacks left out: the position in the
+    data order."""
     tokens: int = 0
     """Valid targets among them."""
     skips: int = 0
@@ -42,21 +44,42 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Every tensor of the training state that this rank holds, live, by name: `model.<name>` and
-    `optim.<parameter>.<key>`. The union over the ranks of a pipeline has the same names on every
-    layout; tied weights appear once."""
+    """Every tensor of the training state that this rank holds, live, by name: `model.<name>`,
+    `optim.<parameter>.<key>`, and `ema.<parameter>` where averages are kept. The union over the
+    ranks of a pipeline has the same names on every layout; tied weights appear once."""
 
     tensors: dict[str, Tensor]
     """What a checkpoint fills."""
     lent: frozenset[str] = frozenset()
     """Names among them that another stage owns and saves."""
+    buffers: frozenset[str] = frozenset()
+    """Names among them that a forward may change."""
     twins: tuple[tuple[Tensor, Tensor], ...] = ()
     """Where this rank has both copies of a tied weight: the one in `tensors`, and the other."""
+    kept: tuple[tuple[nn.Parameter, Mapping[str, Any]], ...] = ()
+    """What the optimizer kept of each parameter when this was gathered."""
+
+    def is_current(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether it keeps the very same tensors still; it is free to make others."""
+        return all(
+            (now := optimizer.state.get(parameter, {})).keys() == before.keys()
+            and all(now[key] is one for key, one in before.items() if isinstance(one, Tensor))
+            for parameter, before in self.kept
+        )
 
     @property
     def saved(self) -> dict[str, Tensor]:
         """What a checkpoint and the digest take."""
         return {name: one for name, one in self.tensors.items() if name not in self.lent}
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The model's parameters among them, without its buffers."""
+        return {
+            name: one
+            for name, one in self.tensors.items()
+            if name.startswith("model.") and name not in self.buffers
+        }
 
     def copy_to_twins(self) -> None:
         """Makes the second copies equal to the first, after these were filled."""
@@ -64,37 +87,57 @@ class State:
             for source, copy in self.twins:
                 copy.copy_(source)
 
+    def begin_averages(self, names: Iterable[str]) -> None:
+        """Lets those of these names that are averages begin anew with the weights as they are."""
+        with torch.no_grad():
+            for name in names:
+                if name.startswith("ema.") and name in self.tensors:
+                    weights = self.tensors[f"model.{name.removeprefix('ema.')}"]
+                    self.tensors[name].copy_(weights)
+
 
 def gather_state(
-    module: nn.Module, optimizer: torch.optim.Optimizer, borrowed: Mapping[str, str]
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    borrowed: Mapping[str, str],
+    averages: Mapping[Tensor, Tensor] | None = None,
 ) -> State:
     """The live state of a module and its optimizer.
 
     Args:
         borrowed: names of parameters that are copies of one that another stage owns, with the
             owner's name, under which they are listed.
+        averages: by parameter, where averages of them are kept.
     """
     owned: dict[str, Tensor] = {}
     copies: dict[str, Tensor] = {}
+    kept = []
     for raw, parameter in module.named_parameters():
         name = canonical_name(raw)
         into = copies if name in borrowed else owned
         name = borrowed.get(name, name)
         into[f"model.{name}"] = parameter
-        for key, value in optimizer.state.get(parameter, {}).items():
+        if averages and parameter in averages:
+            into[f"ema.{name}"] = averages[parameter]
+        kept.append((parameter, dict(optimizer.state.get(parameter, {}))))
+        for key, value in kept[-1][1].items():
             if isinstance(value, Tensor):
                 into[f"optim.{name}.{key}"] = value
-    kept = {canonical_name(name) for name in module.state_dict()}
+    buffers = set()
+    lasting = {canonical_name(name) for name in module.state_dict()}
     for raw, buffer in module.named_buffers():
-        if (name := canonical_name(raw)) in kept:
+        if (name := canonical_name(raw)) in lasting:
             owned[f"model.{name}"] = buffer
+            buffers.add(f"model.{name}")
     alone = {name: copy for name, copy in copies.items() if name not in owned}
     twins = [(owned[name], copy) for name, copy in copies.items() if name in owned]
     found = {name: tensor.detach() for name, tensor in sorted({**owned, **alone}.items())}
     return State(
         found,
         lent=frozenset(alone),
+        buffers=frozenset(buffers),
         twins=tuple((found_in.detach(), copy.detach()) for found_in, copy in twins),
+        kept=tuple(kept),
     )
 
 

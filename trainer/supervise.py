@@ -7,17 +7,22 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from ..parallel import read_world
-from .compose import run_hydra
+from .compose import asks_sweep, run_hydra
 from .config import RunConfig
-from .identity import named
+from .identity import named, run_folder
 from .launch import Fit, refuse, run_job
 from .recipe import MakeRecipe
 from .recovery.signals import StopSignals
-from .recovery.verdict import EXIT_FINISHED, EXIT_PREEMPTED
+from .recovery.verdict import EXIT_FAILED, EXIT_FINISHED, EXIT_PREEMPTED
 from .recovery.warm import die_with_parent, never_return
+from .submitted import told, world_of_job
+from .sweep import Outcome, Sweep, outcome_of
 
 Label = Callable[[RunConfig], str]
+_COLUMNS = 160  # of a table where nobody says how wide a page is
 
 
 def supervise(
@@ -62,15 +67,44 @@ def run(fit: Fit, recipe: MakeRecipe, argv: Sequence[str], *, label: Label | Non
             return run_job(fit, recipe, config, world, "job")
         if EXIT_PREEMPTED in codes:
             return EXIT_PREEMPTED
+        here = world_of_job(world)
         # In a sweep each job is guarded from a fork, so that this process never opens a store or a
         # thread and can fork the next.
-        codes.append(_in_child(lambda: run_job(fit, recipe, config, world, f"job-{number}")))
+        codes.append(_in_child(lambda: run_job(fit, recipe, config, here, f"job-{number}")))
         return codes[-1]
 
+    def note(number: int, words: Sequence[str], config: RunConfig | str, code: int) -> None:
+        if read_world().rank > 0:
+            return
+        if isinstance(config, str):
+            sweep.note(Outcome(job=number, overrides=list(words), code=code, reason=config))
+        else:
+            folder = run_folder(named(config, label(config) if label else script))
+            sweep.note(outcome_of(number, words, code, folder))
+
+    sweep, sweeps = Sweep.of(argv), asks_sweep(argv)
     try:
-        return run_hydra(argv, job, is_speaker=world.rank == 0)
+        if not sweeps or world.rank > 0:
+            return run_hydra(argv, job, is_speaker=world.rank == 0, note=note)
+        return _swept(sweep, lambda: run_hydra(argv, job, note=note))
     except ValueError as error:
         return refuse(error, errors)
+
+
+def _swept(sweep: Sweep, run_all: Callable[[], int]) -> int:
+    """The worst code of a sweep's jobs, which end with one table, however they end."""
+    sweep.open()
+    found: list[Outcome] = []
+    try:
+        code = run_all()
+    except RuntimeError as error:
+        if (words := told(error)) is None:
+            raise
+        sys.stderr.write(f"keepstep: {words}\n")
+        code = EXIT_FAILED
+    finally:
+        found = sweep.close(Console(width=None if sys.stdout.isatty() else _COLUMNS))
+    return max(code, *(one.code for one in found)) if found else code
 
 
 def _in_child(body: Callable[[], int]) -> int:
@@ -87,4 +121,5 @@ def _in_child(body: Callable[[], int]) -> int:
             os.kill(pid, signal.SIGTERM)
 
     with StopSignals(pass_on):  # launchers signal this process, and only the guardian can act
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return EXIT_FAILED if code < 0 else code  # a signal is no success

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..parallel import LossScale, Topology, clip_, clip_factor, squares, sum_
+from .guard.findings import Odd, Spike
 
 
 class Vote(IntEnum):
@@ -24,6 +25,15 @@ class Vote(IntEnum):
     """Ranks whose guardian was asked to end the run."""
     save = 4
     """1 where a checkpoint is due (by rank 0's clock)."""
+    snapshot = 5
+    """1 where a snapshot into memory is due (by what rank 0 measured)."""
+    corrupt = 6
+    """Ranks that computed something else the second time."""
+    suspect = 7
+    """Ranks that then had another sum of all ranks' gradients."""
+
+
+Judge = Callable[[float, float], Spike | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +45,21 @@ class Verdict:
     grad_norm: float
     is_stop: bool
     is_save: bool
+    is_snapshot: bool = False
     is_overflow: bool = False
     """The step was skipped for the loss scale's sake, which is lower now."""
+    waited: float = 0.0
+    """Seconds that this rank waited before it might change its state."""
     group_norms: dict[str, float] = field(default_factory=dict)
     """L2 norm of the gradient of each group of parameters."""
+    spike: Spike | None = None
+    """Why a step of finite numbers was not applied."""
+    odd: Odd = Odd.none
+    """Whether a rank's replay differed, for which the step was not applied."""
 
 
 class Updater:
-    """Unscale, norm, vote, clip, step: in this order (hazard T9).
+    """Unscale, norm, vote, judge, clip, step: in this order (hazard T9).
 
     Args:
         groups: the parameters whose gradients are counted, by name of a group; the same names in
@@ -50,6 +67,9 @@ class Updater:
         copies: parameters that another stage counts: tied ones, which it owns.
         scale: the loss scale, which the verdict moves.
         end_step: called on all ranks after the verdict, with whether the step was applied.
+        wait: blocks until the state may change, and answers the seconds that took.
+        judge: says of the step's loss and norm, which are the same floats on all ranks, whether
+            they are a spike; the step is not applied then.
     """
 
     def __init__(
@@ -62,6 +82,8 @@ class Updater:
         clip_norm: float,
         scale: LossScale,
         end_step: Callable[[bool], None],
+        wait: Callable[[], float],
+        judge: Judge = lambda loss, norm: None,
     ) -> None:
         self.groups = groups
         self.parameters = [p for group in groups.values() for p in group] + list(copies)
@@ -70,10 +92,21 @@ class Updater:
         self.clip_norm = clip_norm
         self.scale = scale
         self.end_step = end_step
+        self.wait = wait
+        self.judge = judge
 
-    def update(self, part: Tensor, *, wants_stop: bool, wants_save: bool) -> Verdict:
+    def update(
+        self,
+        part: Tensor,
+        *,
+        wants_stop: bool,
+        wants_save: bool,
+        wants_snapshot: bool = False,
+        odd: Odd = Odd.none,
+    ) -> Verdict:
         """Collective: applies the gradients, or skips them on all ranks where one rank's loss or
-        gradients are not finite; clears them. Blocks.
+        gradients are not finite, or its bits odd, or the loss or norm of all is a spike; clears
+        them. Blocks.
 
         Args:
             part: this rank's part of the step's loss, 0-d, not scaled, as `forward_backward`
@@ -86,15 +119,21 @@ class Updater:
         vote[Vote.overflow] = not all(map(math.isfinite, parts))
         vote[Vote.stop] = wants_stop
         vote[Vote.save] = wants_save
+        vote[Vote.snapshot] = wants_snapshot
+        vote[Vote.corrupt] = odd is Odd.corrupt
+        vote[Vote.suspect] = odd is Odd.suspect
         vote[len(Vote) :] = torch.tensor(parts, dtype=torch.float64)
         if self.topology.world_size > 1:
             sum_(vote, self.topology.control)
         loss, *wishes = vote[: len(Vote)].tolist()
-        skip, overflow, stop, save = (wish > 0 for wish in wishes)
+        skip, overflow, stop, save, snapshot, corrupt, suspect = (wish > 0 for wish in wishes)
         by_group = (vote[len(Vote) :].sqrt() / self.scale.scale).tolist()
         norm = math.hypot(*by_group) if by_group else 0.0
-        applied = not (skip or overflow)
+        judged = self.judge(loss, norm)
+        spike = None if skip or overflow else judged
+        applied = not (skip or overflow or spike or corrupt or suspect)
         is_overflow = overflow and not skip and self.scale.can_shrink
+        waited = self.wait() if applied else 0.0
         if applied:
             clip_(self.parameters, clip_factor(norm, self.clip_norm) / self.scale.scale)
             self.optimizer.step()
@@ -108,6 +147,10 @@ class Updater:
             grad_norm=norm,
             is_stop=stop,
             is_save=save,
+            is_snapshot=snapshot,
+            waited=waited,
             is_overflow=is_overflow,
             group_norms=dict(zip(self.groups, by_group, strict=True)),
+            spike=spike,
+            odd=Odd.corrupt if corrupt else Odd.suspect if suspect else Odd.none,
         )

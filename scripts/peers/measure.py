@@ -13,7 +13,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +80,10 @@ def mosaic(remote: str, args: argparse.Namespace) -> Callable[[], Iterator[int]]
 
 def litdata(remote: str, args: argparse.Namespace) -> Callable[[], Iterator[int]]:
     from litdata import StreamingDataLoader, StreamingDataset
-    from obstore import store
+    from litdata.streaming import downloader
 
     # Its obstore client refuses plain http:// and has no setting for it.
-    plain = {"client_options": {"allow_http": True}}
-    store.S3Store = partial(store.S3Store, **plain)
+    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
     dataset = StreamingDataset(
         remote,
         cache_dir=args.cache,

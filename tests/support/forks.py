@@ -1,5 +1,6 @@
 """Children of the test process: forked, run, and ended by their process id."""
 
+import gc
 import os
 import signal
 import traceback
@@ -12,6 +13,7 @@ def fork(body: Callable[[], object]) -> int:
     if pid:
         return pid
     status = 1
+    gc.freeze()
     try:
         body()
         status = 0

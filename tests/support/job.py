@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,14 @@ def tiny(sleep_seconds: float = 0.0) -> MakeRecipe:
     return recipe
 
 
+def recovering(config: RunConfig) -> Recipe:
+    """The tiny recipe, slow enough for several looks a run, with samples that are held out."""
+    made = tiny(0.01)(config)
+    assert isinstance(made.samples, dict)
+    held_out = {name: some[:16] for name, some in made.samples.items()}
+    return replace(made, eval_samples=held_out)
+
+
 def overrides(folder: Path, *more: str, steps: int = 10, save_every: int = 3) -> list[str]:
     """The command line of a tiny run in `folder`; later words outrank earlier ones."""
     words = {
@@ -89,7 +97,7 @@ class Job:
     agent: int | None = None
     codes: dict[int, int] = field(default_factory=dict)
 
-    def wait(self, timeout: float = 30.0) -> list[int]:
+    def wait(self, timeout: float = 60.0) -> list[int]:
         """Waits for every guardian and answers their exit codes by rank; negative for a signal.
 
         Raises:
@@ -128,13 +136,19 @@ class Job:
         return found
 
     def workers(self) -> dict[int, int]:
-        """The training process of each rank that has one: the grandchild of its guardian."""
+        """The training process of each rank that has one: the grandchild of its guardian that has
+        begun; spares have not."""
         parents = self.processes()
-        grandparents = {pid: parents.get(parent) for pid, parent in parents.items()}
         ranks = {pid: rank for rank, pid in enumerate(self.guardians)}
-        return {ranks[old]: pid for pid, old in grandparents.items() if old in ranks}
+        found = {}
+        for pid, parent in parents.items():
+            with contextlib.suppress(OSError):
+                begun = Path(f"/proc/{pid}/comm").read_text().strip() == "keepstep-worker"
+                if begun and (guardian := parents.get(parent)) in ranks:
+                    found[ranks[guardian]] = pid
+        return found
 
-    def worker(self, rank: int, timeout: float = 10.0) -> int:
+    def worker(self, rank: int, timeout: float = 30.0) -> int:
         """The pid of the worker of `rank`, waited for."""
         self.until(lambda: rank in self.workers(), timeout, f"worker of rank {rank}")
         return self.workers()[rank]
@@ -190,6 +204,7 @@ def start_job(
     recipe: MakeRecipe | None = None,
     per_rank: dict[int, list[str]] | None = None,
     has_agent: bool = True,
+    node_size: int | None = None,
 ) -> Job:
     """Forks `size` guardians.
 
@@ -197,6 +212,7 @@ def start_job(
         words: the overrides of every rank.
         folder: where standard output and error of each rank go, in a folder of their own.
         per_rank: more overrides of single ranks.
+        node_size: ranks that take themselves to be on one node; None: all.
         has_agent: a process beside them hosts the store, as torchrun's agent does; else rank 0.
     """
     preload()
@@ -205,14 +221,15 @@ def start_job(
     outputs.mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    place = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+    on_node = node_size or size
+    place = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(on_node), "MASTER_ADDR": "127.0.0.1"}
     place |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": str(has_agent)}
     job = Job([], outputs, _start_agent(port) if has_agent else None)
     for rank in range(size):
         pid = os.fork()
         if pid == 0:
             own = [*words, *(per_rank or {}).get(rank, [])]
-            os.environ.update({**place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            os.environ.update({**place, "RANK": str(rank), "LOCAL_RANK": str(rank % on_node)})
             _live(rank, outputs, own, recipe or tiny())
         job.guardians.append(pid)
     return job

@@ -1,5 +1,7 @@
 """Whole training runs on forked ranks, and what they leave in their folder."""
 
+import copy
+import functools
 import json
 import shutil
 import tempfile
@@ -9,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from support.world import run_world
 
+from keepstep.checkpoint import Checkpoints, LocalStore, SoloExchange, read_manifest
 from keepstep.parallel import World, leave
 from keepstep.trainer import Recipe, RunConfig, Trainer
 from keepstep.trainer.build import build
@@ -23,7 +27,7 @@ from keepstep.trainer.recovery.life import Life
 MakeRecipe = Callable[[RunConfig], Recipe]
 
 SMALL = (
-    *("model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=2"),
+    *("model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=1"),
     *("model.num_heads=2", "model.num_kv_heads=1", "optim.lr=1e-2", "schedule.warmup_steps=4"),
     *("data.vocabulary_size=300", "data.sequence_length=16", "data.block=8", "data.lanes=4"),
     *("train.steps=10", "train.batch_samples=16", "train.microbatch_samples=4"),
@@ -54,10 +58,18 @@ class Corpus:
     def config(self, folder: Path, *overrides: str) -> RunConfig:
         """A run of a small Llama, or of the model in the overrides, on this text, in `folder`;
         later overrides win."""
-        where = (f"data.path={self.texts}", f"data.cache.folder={self.cache}", f"run.dir={folder}")
+        where = (f"data.path={self.texts}", f"data.cache.folder={self.cache}")
         is_other = any(word.startswith("model=") for word in overrides)
         small = [word for word in SMALL if not (is_other and word.startswith("model."))]
-        return compose([*small, *where, *overrides])
+        config = copy.deepcopy(_composed((*small, *where, *overrides)))
+        config.run.dir = str(folder)  # nothing in configs/ speaks of it
+        return config
+
+
+@functools.cache
+def _composed(words: tuple[str, ...]) -> RunConfig:
+    """Runs of a test often differ in their folder only, and Hydra takes a quarter of a second."""
+    return compose(words)
 
 
 def life_of(rank: int, size: int, meeting: str, *, stop_at: int | None = None) -> Life:
@@ -162,6 +174,18 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 def summary(folder: Path) -> dict[str, Any]:
     """What summary.json says."""
     found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint, whole."""
+    newest = Path(events(folder, "checkpoint")[-1]["path"])
+    chunks = read_manifest(LocalStore(newest.parent), newest.name).chunks
+    found = {
+        chunk.name: torch.zeros(chunk.global_shape, dtype=getattr(torch, chunk.dtype))
+        for chunk in chunks
+    }
+    Checkpoints(LocalStore(newest.parent), SoloExchange(), keep=1).restore(found)
     return found
 
 

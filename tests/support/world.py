@@ -1,6 +1,7 @@
 """Worlds of n gloo ranks, forked from the warm test process; no Python is started again."""
 
 import faulthandler
+import gc
 import os
 import pickle
 import signal
@@ -25,7 +26,7 @@ def run_world(
     size: int,
     body: Callable[..., Any],
     *arguments: Any,
-    timeout_seconds: float = 60.0,
+    timeout_seconds: float = 120.0,
     expect_dead: tuple[int, ...] = (),
     join: bool = True,
 ) -> list[Any]:
@@ -60,6 +61,7 @@ def _fork(rank: int, size: int, body: Callable[[], Any], folder: Path, store: Pa
     if pid:
         return pid
     status = 1
+    gc.freeze()  # else each collection in a rank looks at, and so copies, all that was imported
     try:
         stacks = open(folder / f"stacks-{rank}", "w")  # noqa: SIM115 - lives as long as the rank
         faulthandler.register(signal.SIGUSR1, file=stacks)
@@ -70,7 +72,7 @@ def _fork(rank: int, size: int, body: Callable[[], Any], folder: Path, store: Pa
                 store=dist.FileStore(str(store), size),
                 rank=rank,
                 world_size=size,
-                timeout=timedelta(seconds=30),
+                timeout=timedelta(seconds=60),
             )
             dist.barrier()  # a body may end before another rank is connected to this one
         value = pickle.dumps(body())

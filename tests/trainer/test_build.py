@@ -36,8 +36,19 @@ def recipe(tokens_per_sample: int = 1) -> Recipe:
         (4, ["train.batch_tokens=256", "train.microbatch_samples=1"], "train.batch_samples: found"),
         (
             1,
-            ["checkpoint.path='s3://bucket/run'"],
-            "checkpoint.path: found the URL s3://bucket/run",
+            ["checkpoint.path='s3://me:hush@bucket/run'"],
+            "checkpoint.path: found a s3:// URL with a user, a password",
+        ),
+        (1, ["checkpoint.best_metric=speed"], "checkpoint.best_metric: found speed, needed eval"),
+        (
+            1,
+            ["guard.on_spike=rollback", "recovery.snapshot_every=0"],
+            "guard.on_spike=rollback: found recovery.snapshot_every=0, needed snapshots",
+        ),
+        (
+            1,
+            ["guard.on_spike=rollback", "recovery.enabled=false"],
+            "guard.on_spike=rollback: found recovery.enabled=false, needed snapshots",
         ),
         (2, ["chaos.plan=[{do:kill,rank:2,step:1}]"], "chaos.plan: found rank 2, needed one of"),
     ],

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from keepstep.trainer import ConfigError, RunConfig
 from keepstep.trainer.compose import compose, run_hydra
-from keepstep.trainer.config import FaultKind, HuggingFaceConfig, WSDConfig
+from keepstep.trainer.config import HuggingFaceConfig, WSDConfig
+from keepstep.trainer.recovery.config import FaultKind
 
 
 def refusal(*overrides: str) -> str:
@@ -62,8 +63,8 @@ def test_numbers_come_through_exactly(steps: int, lr: float) -> None:
         ("optim=lyon", ("optim", "'lyon'", "needed one of adamw, lion", "did you mean lion?")),
         ("optim.nesterov=true", ("optim.nesterov", "a key that the chosen optim has not")),
         ("schedule=step", ("schedule", "'step'", "constant, cosine", "set schedule=constant")),
-        ("chaos.plan=[{do:kill,rank:1}]", ("chaos.plan[0].step", "missing")),
-        ("chaos.plan=[{do:kil,rank:1,step:2}]", ("do", "'kil'", "[fail, hang, kill, corrupt]")),
+        ("chaos.plan=[{do:kill,rank:1}]", ("chaos.plan", "either a step or a rate")),
+        ("chaos.plan=[{do:kil,rank:1,step:2}]", ("do", "'kil'", "[fail, hang, kill, corrupt")),
         ("train=5", ("train", "int", "TrainConfig")),
         ("~train.steps", ("train.steps", "deletion")),
         ("train.steps", ("train.steps", "missing EQUAL")),
@@ -212,3 +213,16 @@ def test_keys_of_another_package_are_taken_with_a_plus_and_told_so_without() -> 
     words = refusal("model=huggingface", "model.config.hidden_size=8")
     assert words.startswith("model.config.hidden_size: found a key that model.config has no value")
     assert words.endswith("; write +model.config.hidden_size=VALUE")
+
+
+def test_when_to_save_and_what_to_keep_are_read_from_the_command_line() -> None:
+    found = compose(
+        [
+            *("checkpoint.every_seconds=auto", "checkpoint.at_steps=[1,10]"),
+            *("checkpoint.best_metric=eval_loss", "checkpoint.best_mode=max"),
+        ]
+    ).checkpoint
+    assert (found.every_seconds, found.at_steps) == ("auto", [1, 10])
+    assert (found.retention.best, found.retention.mode) == (1, "max")
+    seconds = [compose([f"checkpoint.every_seconds={word}"]).checkpoint for word in ("60", "0.5")]
+    assert [one.every_seconds for one in seconds] == [60, 0.5]

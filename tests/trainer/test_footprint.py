@@ -1,5 +1,7 @@
 """What a layout takes of a rank's memory, worked out without a weight."""
 
+import functools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -24,8 +26,13 @@ def model(config: RunConfig) -> Llama:
     return Llama(config.model, vocabulary_size=VOCABULARY, max_length=LENGTH)
 
 
+@functools.cache
+def composed(*overrides: str) -> RunConfig:
+    return compose([*MODEL, *overrides])
+
+
 def of(world_size: int, rank: int, *overrides: str) -> Footprint:
-    config = compose([*MODEL, *overrides])
+    config = composed(*overrides)
     assert isinstance(config.model, LlamaConfig)
     plan = llama_plan(config.model, vocabulary_size=VOCABULARY, sequence_length=LENGTH)
 
@@ -38,7 +45,7 @@ def of(world_size: int, rank: int, *overrides: str) -> Footprint:
     return found
 
 
-ELEMENTS = sum(p.numel() for p in model(compose(MODEL)).parameters())
+ELEMENTS = sum(p.numel() for p in model(composed()).parameters())
 
 
 @pytest.mark.parametrize(

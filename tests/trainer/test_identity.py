@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from keepstep.trainer import ConfigError, RunConfig
-from keepstep.trainer.compose import compose
+from keepstep.trainer.compose import compose, read_config
 from keepstep.trainer.identity import (
+    CONFIG_FILE,
     RunFolder,
     checkpoint_folder,
     config_digest,
@@ -85,8 +86,8 @@ def test_the_main_job_is_labelled_with_model_and_text(override: str, label: str)
 def test_folders_follow_from_the_settings() -> None:
     assert run_folder(compose(["run.name=a"])) == Path("runs/a")
     assert run_folder(compose(["run.name=a", "run.dir=/b"])) == Path("/b")
-    assert checkpoint_folder(compose(["run.dir=/b"])) == Path("/b/checkpoints")
-    assert checkpoint_folder(compose(["run.dir=/b", "checkpoint.path=/c"])) == Path("/c")
+    assert checkpoint_folder(compose(["run.dir=/b"])) == "/b/checkpoints"
+    assert checkpoint_folder(compose(["run.dir=/b", "checkpoint.path=/c"])) == "/c"
 
 
 # The folder
@@ -132,7 +133,7 @@ def test_a_run_of_another_configuration_is_refused_and_left_as_it_was(
     configure: Configure,
 ) -> None:
     path = begun(configure())
-    before = {file: file.read_bytes() for file in path.iterdir()}
+    before = {file: file.read_bytes() for file in path.iterdir() if file.is_file()}
     with pytest.raises(ConfigError) as caught:
         RunFolder(configure("optim.lr=0.5", "train.seed=3")).open()
     words = str(caught.value)
@@ -140,7 +141,7 @@ def test_a_run_of_another_configuration_is_refused_and_left_as_it_was(
     assert "optim.lr was 0.003, is 0.5" in words
     assert "train.seed was 0, is 3" in words
     assert words.endswith("set another run.name, or run.on_change=accept to go on with the new one")
-    assert {file: file.read_bytes() for file in path.iterdir()} == before
+    assert {one: one.read_bytes() for one in path.iterdir() if one.is_file()} == before
 
 
 def test_at_most_three_differences_are_shown(configure: Configure) -> None:
@@ -218,3 +219,28 @@ def test_a_second_job_is_refused_until_the_first_is_gone_even_by_kill(
     folder.open()
     folder.close()
     folder.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["model=moe_tiny", "optim=muon", "schedule=wsd"],
+        ["model=huggingface", "model.architecture=LlamaForCausalLM", "+model.config.hidden_size=8"],
+        ["optim=lion", "schedule=constant", "checkpoint.every_seconds=auto", "data.mixture=[]"],
+        ["chaos.plan=[{do:kill,rank:0,step:3}]", "data.packing=isolated"],
+    ],
+)
+def test_a_configuration_is_read_back_from_its_folder(tmp_path: Path, words: list[str]) -> None:
+    config = compose([*words, f"run.dir={tmp_path}"])
+    folder = RunFolder(config)
+    folder.open()
+    folder.close()
+    assert read_config(tmp_path / CONFIG_FILE) == config
+
+
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path) -> None:
+    for content in ("a: [", "a: 1", "- 1"):
+        (tmp_path / CONFIG_FILE).write_text(content)
+        with pytest.raises(ConfigError, match="found no configuration that can be read"):
+            read_config(tmp_path / CONFIG_FILE)

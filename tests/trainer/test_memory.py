@@ -78,7 +78,7 @@ def test_a_memory_option_changes_no_bit(result: Any, option: str, layout: str) -
 
 
 def test_dropout_was_there_to_be_repeated(corpus: Corpus, result: Any, tmp_path: Path) -> None:
-    config = corpus.config(tmp_path / "run", *SHORT)
+    config = corpus.config(tmp_path / "run", *SHORT, "model.num_layers=2")
     assert train(config) == [0]
     assert losses(tmp_path / "run") != result("1", ())[0]
 
@@ -87,7 +87,9 @@ def test_settings_that_torch_cannot_join_are_refused_on_every_rank(
     corpus: Corpus, tmp_path: Path
 ) -> None:
     size, degrees = LAYOUTS["zero-bubble"]
-    config = corpus.config(tmp_path / "run", *SHORT, *degrees, *OPTIONS["selective"])
+    config = corpus.config(
+        tmp_path / "run", *SHORT, "model.num_layers=4", *degrees, *OPTIONS["selective"]
+    )
     for name, words in refusals(config, size):
         assert name == "ConfigError"
         assert words.startswith("memory.recompute=selective: found parallel.schedule=ZBVZeroBubble")

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.training import Corpus, differs, events, lines, losses, summary, train
+from support.training import Corpus, differs, events, lines, losses, state, summary, train
 
-from keepstep.checkpoint import Checkpoints, LocalStore, SoloExchange, read_manifest
 from keepstep.trainer import Recipe, RunConfig
 from keepstep.trainer.language_model import language_model
 
 SMALL = (
     *("model=moe_tiny", "model.hidden_size=32", "model.intermediate_size=64", "model.num_heads=2"),
     *("model.num_kv_heads=2", "model.num_layers=3", "model.moe_intermediate_size=16"),
-    *("train.steps=8", "train.microbatch_samples=4", "optim.lr=3e-3"),
+    *("train.steps=5", "train.microbatch_samples=4", "optim.lr=3e-3"),
 )
 LAYOUTS = {
     "shard2": (2, ("parallel.shard=2",)),
@@ -43,18 +42,6 @@ def metric(folder: Path, name: str) -> list[float]:
     return [line[name] for line in lines(folder, "metrics")]
 
 
-def state(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of the newest checkpoint, whole."""
-    newest = Path(events(folder, "checkpoint")[-1]["path"])
-    chunks = read_manifest(LocalStore(newest.parent), newest.name).chunks
-    found = {
-        chunk.name: torch.zeros(chunk.global_shape, dtype=getattr(torch, chunk.dtype))
-        for chunk in chunks
-    }
-    Checkpoints(LocalStore(newest.parent), SoloExchange(), keep=1).restore(found)
-    return found
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_trains_as_one_rank_does(
     corpus: Corpus, one_rank: Path, tmp_path: Path, layout: str
@@ -74,7 +61,7 @@ def test_every_layout_trains_as_one_rank_does(
 def test_an_auxiliary_loss_has_the_same_effect_on_every_layout(
     corpus: Corpus, tmp_path: Path
 ) -> None:
-    by_loss = ("model.load_balance=loss", "model.balance_loss_weight=0.5", "train.steps=4")
+    by_loss = ("model.load_balance=loss", "model.balance_loss_weight=0.5", "train.steps=3")
     one = run(corpus, tmp_path / "one", 1, *by_loss)
     for name in ("tensor2", "context2-expert2"):
         size, degrees = LAYOUTS[name]
@@ -109,7 +96,7 @@ def test_a_stopped_run_of_shared_experts_goes_on_bit_for_bit(
 ) -> None:
     shared = (*SMALL, "parallel.expert=2")
     config = corpus.config(tmp_path / "run", *shared)
-    assert train(config, 2, stop_at=3) == [75, 75]
+    assert train(config, 2, stop_at=1) == [75, 75]
     assert train(config, 2) == [0, 0]
     straight = run(corpus, tmp_path / "straight", 2, "parallel.expert=2")
     assert losses(tmp_path / "run") == losses(straight)
@@ -119,13 +106,13 @@ def test_a_stopped_run_of_shared_experts_goes_on_bit_for_bit(
 def test_a_checkpoint_moves_between_shared_experts_and_one_rank(
     corpus: Corpus, one_rank: Path, tmp_path: Path
 ) -> None:
-    assert train(corpus.config(tmp_path / "run", *SMALL, "parallel.expert=2"), 2, stop_at=2) == [
+    assert train(corpus.config(tmp_path / "run", *SMALL, "parallel.expert=2"), 2, stop_at=1) == [
         75,
         75,
     ]
-    assert train(corpus.config(tmp_path / "run", *SMALL), 1, stop_at=5) == [75]
+    assert train(corpus.config(tmp_path / "run", *SMALL), 1, stop_at=3) == [75]
     assert train(corpus.config(tmp_path / "run", *SMALL, "parallel.expert=2"), 2) == [0, 0]
-    assert [event["step"] for event in events(tmp_path / "run", "restore")] == [3, 6]
+    assert [event["step"] for event in events(tmp_path / "run", "restore")] == [2, 4]
     assert differs(losses(tmp_path / "run"), losses(one_rank)) < 1e-5
 
 

@@ -45,8 +45,8 @@ def test_without_warm_up_the_first_step_is_at_the_peak(kind: type[ScheduleConfig
 def test_nothing_jumps_at_the_end_of_the_warm_up(config: ScheduleConfig, steps: int) -> None:
     after = config.warmup_steps
     found = [scale(config, step=step, steps=steps) for step in (after, after + 1)]
-    assert scale(config, step=max(0, after - 1), steps=steps) == 1.0
     if not (isinstance(config, WSDConfig) and config.decay_fraction * steps > steps - after - 2):
+        assert scale(config, step=max(0, after - 1), steps=steps) == 1.0
         # No fall is steeper than from 1 to the root of 1/2, that of the root without a warm-up.
         assert found[0] >= found[1] >= found[0] - 0.3
 

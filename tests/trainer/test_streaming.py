@@ -15,6 +15,7 @@ from support.world import run_world
 from keepstep.data import prepare
 
 SHAPE = ("train.steps=30", "model.num_layers=1")
+OUTAGE_SECONDS = float(os.environ.get("KEEPSTEP_OUTAGE_SECONDS", "3"))
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_bucket_that_goes_away_for_a_while_changes_no_bit(
     server: S3Server, bucket: tuple[str, ...], large: Corpus, tmp_path: Path, size: int
 ) -> None:
     assert train(large.config(tmp_path / "disk", *SHAPE), size) == [0] * size
-    child = outage_in_the_middle(server, tmp_path / "bucket", seconds=3.0)
+    child = outage_in_the_middle(server, tmp_path / "bucket", seconds=OUTAGE_SECONDS)
     assert train(large.config(tmp_path / "bucket", *SHAPE, *bucket), size) == [0] * size
     os.waitpid(child, 0)
     ours, theirs = summary(tmp_path / "bucket"), summary(tmp_path / "disk")

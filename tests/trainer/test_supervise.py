@@ -47,7 +47,8 @@ def test_a_job_without_a_guardian_finishes_with_code_0_and_its_files() -> None:
     folder = Path("runs/one")
     assert summary(folder)["steps"] == 4
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    assert names == {"config.yaml", "metrics.jsonl", "events.jsonl", "summary.json", "checkpoints"}
+    files = {"config.yaml", "metrics.jsonl", "events.jsonl", "ledger.json", "summary.json"}
+    assert names == {*files, "checkpoints"}
 
 
 def test_the_same_command_finds_its_run_by_name_and_another_begins_anew() -> None:
@@ -125,18 +126,45 @@ def test_sigterm_is_code_75_and_the_same_command_goes_on() -> None:
     assert summary(Path("runs/one"))["steps"] == 4
 
 
-def test_a_sweep_trains_each_combination_in_a_folder_of_its_own() -> None:
-    assert outcome("-m", "optim.lr=1e-3,3e-4", "train.seed=0,1") == 0
-    found = [json.loads(path.read_text()) for path in Path("runs").glob("line-*/summary.json")]
-    assert len({one["state_digest"] for one in found}) == 4
-
-
-def test_a_job_of_a_sweep_that_fails_gives_its_code_and_the_others_run(
+def test_a_sweep_trains_each_combination_in_a_folder_of_its_own_and_ends_with_one_table(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert outcome("-m", "train.batch_samples=9,8") == 2
+    assert outcome("-m", "optim.lr=1e-3,3e-4", "train.seed=0,1", "train.steps=2") == 0
+    found = [json.loads(path.read_text()) for path in Path("runs").glob("line-*/summary.json")]
+    assert len({one["state_digest"] for one in found}) == 4
+    (path,) = Path("runs").glob("sweep-*/sweep.json")
+    rows = json.loads(path.read_text())
+    assert [row["best"] for row in rows] == [True, False, False, False]
+    assert rows == sorted(rows, key=lambda row: row["final_loss"])
+    assert sorted(row["job"] for row in rows) == [0, 1, 2, 3]
+    for row in rows:
+        one = summary(Path(row["folder"]))
+        assert (row["final_loss"], row["goodput"]) == (one["final_loss"], one["goodput"])
+    table = capfd.readouterr().out.partition("overrides")[2].splitlines()
+    assert table[1].startswith(f"best  {rows[0]['job']:>3}  optim.lr=")
+
+
+def test_jobs_of_a_sweep_that_fail_are_in_its_table_and_the_others_run(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fragile(config: RunConfig) -> Recipe:
+        if config.train.batch_samples == 12:
+            raise KeyError("a bug of mine")
+        if config.train.batch_samples == 16:
+            os.kill(os.getpid(), 9)
+        return line(config)
+
+    assert outcome("-m", "train.batch_samples=9,12,16,8", recipe=fragile) == 2
+    (path,) = Path("runs").glob("sweep-*/sweep.json")
+    rows = json.loads(path.read_text())
+    assert [(row["job"], row["code"]) for row in rows] == [(3, 0), (0, 2), (1, 1), (2, 1)]
     assert "train.batch_samples: found 9" in capfd.readouterr().err
     assert len(list(Path("runs").glob("line-*/summary.json"))) == 1
+
+
+def test_a_sweep_of_wrong_keys_leaves_no_folder(capfd: pytest.CaptureFixture[str]) -> None:
+    assert outcome("-m", "train.stps=1,2") == 2
+    assert not Path("runs").exists() or not list(Path("runs").glob("sweep-*"))
 
 
 def test_supervise_returns_after_success_and_exits_with_any_other_code() -> None:

@@ -1,5 +1,7 @@
 """One verdict for the world: a step is applied by all or by none, and wishes of one reach all."""
 
+from typing import Any
+
 import pytest
 import torch
 from support.world import run_world
@@ -15,9 +17,11 @@ from keepstep.parallel import (
     Topology,
     assemble,
 )
+from keepstep.trainer.guard.findings import Odd, Spike
 from keepstep.trainer.update import Updater, Verdict
 
 CPU = torch.device("cpu")
+SPIKE = Spike(what="loss", value=3.0, score=12.5)
 
 
 def updater(
@@ -45,10 +49,11 @@ def updater(
         clip_norm=clip_norm,
         scale=scale or LossScale(),
         end_step=lambda applied: None,
+        wait=lambda: 0.0,
     )
 
 
-def update(made: Updater, gradient: float, loss: float = 1.0, **wishes: bool) -> Verdict:
+def update(made: Updater, gradient: float, loss: float = 1.0, **wishes: Any) -> Verdict:
     for parameter in made.parameters:
         parameter.grad = torch.full_like(parameter, gradient)
     wanted = {"wants_stop": False, "wants_save": False, **wishes}
@@ -127,6 +132,45 @@ def test_a_wish_counts_in_a_step_that_is_skipped() -> None:
 
     (verdict,) = run_world(1, body)
     assert (verdict.applied, verdict.is_stop) == (False, True)
+
+
+def test_a_spike_is_judged_by_the_numbers_of_all_ranks_and_not_applied() -> None:
+    def body(rank: int) -> tuple[bool, str, list[float]]:
+        made, seen = updater(2), []
+        made.judge = lambda loss, norm: seen.append((loss, norm)) or SPIKE
+        verdict = update(made, 0.25, loss=1.0 + rank)
+        assert seen == [(3.0, pytest.approx(1.0))]
+        assert made.parameters[0].grad is None
+        return verdict.applied, str(verdict.spike), weights(made)
+
+    words = "loss 3 stands 12.5 robust standard deviations out"
+    assert run_world(2, body) == [(False, words, [1.0])] * 2
+
+
+def test_a_step_that_is_not_finite_is_no_spike() -> None:
+    def body(rank: int) -> Verdict:
+        made = updater(1)
+        made.judge = lambda loss, norm: SPIKE
+        return update(made, 0.25, loss=float("nan"))
+
+    (verdict,) = run_world(1, body)
+    assert (verdict.applied, verdict.spike) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [
+        ((Odd.none, Odd.suspect), Odd.suspect),
+        ((Odd.corrupt, Odd.suspect), Odd.corrupt),
+        ((Odd.none, Odd.none), Odd.none),
+    ],
+)
+def test_odd_bits_on_one_rank_keep_all_from_the_step(own: tuple[Odd, Odd], wanted: Odd) -> None:
+    def body(rank: int) -> tuple[bool, Odd]:
+        verdict = update(updater(2), 0.25, odd=own[rank])
+        return verdict.applied, verdict.odd
+
+    assert run_world(2, body) == [(wanted is Odd.none, wanted)] * 2
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -9,6 +9,7 @@ from ..compose import compose
 from ..config import RunConfig
 from ..footprint import Footprint, fullest_rank
 from ..models.choose import choose
+from .completion import Overrides
 
 _DEGREES = ("replicate", "context", "tensor", "pipeline", "expert")
 # What is worth a look where no degree is asked for: one axis each, then the usual products.
@@ -21,7 +22,8 @@ _LAYOUTS = (
 
 
 def plan(
-    context: typer.Context,
+    overrides: Overrides = None,
+    *,
     ranks: Annotated[int, typer.Option(help="Ranks of the simulated world.", min=1)] = 8,
 ) -> None:
     """Prints the bytes that the fullest rank holds of parameters, gradients, AdamW's state and what
@@ -29,11 +31,12 @@ def plan(
 
     Example: keepstep plan --ranks 64 model=llama_70b data.sequence_length=8192
     """
+    words = overrides or []
     # Simulated worlds come and go; torch says at each that nothing is sent.
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
-    asked = any(word.startswith("parallel.") for word in context.args)
+    asked = any(word.startswith("parallel.") for word in words)
     layouts = [""] if asked else _LAYOUTS
-    config = compose(context.args)
+    config = compose(words)
     typer.echo(
         f"{config.model.name} on {ranks} ranks, precision {config.precision.name}; GiB on the "
         "fullest rank, without activations"
@@ -42,7 +45,7 @@ def plan(
     typer.echo(f"{'layout':<44}" + "".join(f"{head:>12}" for head in heads))
     for layout in layouts:
         try:
-            config = compose([*context.args, *layout.split()])
+            config = compose([*words, *layout.split()])
             found = _fullest(config, ranks)
             shown = "".join(f"{getattr(found, head) / 2**30:>12.2f}" for head in heads)
         except ValueError as error:

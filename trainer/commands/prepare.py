@@ -69,7 +69,10 @@ def prepare_command(
     **settings: Any,
 ) -> None:
     """Turns text, JSONL, Parquet or WebDataset into token shards, once; prints their folder.
-    Stopped, the same command goes on. Under torchrun the ranks share the work and the disk."""
+    Stopped, the same command goes on. Under torchrun the ranks share the work and the disk.
+
+    Example: keepstep data prepare ~/texts --out shards --filter gopher --deduplicate near
+    """
     world = read_world()
     is_named = source in ("shakespeare", "stdlib")
     config = DataConfig(

@@ -50,7 +50,8 @@ class Rotary(nn.Module):
         self.head_width, self.max_length, self.theta = head_width, max_length, theta
         for name in ("cos_TF", "sin_TF"):
             self.register_buffer(name, torch.empty(max_length, head_width), persistent=False)
-        self.rebuild_buffers()
+        if not self.cos_TF.is_meta:  # there are no values there, and torch takes long for none
+            self.rebuild_buffers()
 
     def rebuild_buffers(self) -> None:
         """Computes the tables anew, on the device where they are."""

@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from ...parallel import canonical_name
 from .adamw import AdamWRule
@@ -25,6 +23,7 @@ from .lion import LionRule
 from .muon import Muon, MuonSettings
 from .rule import Rule
 from .sgd import SGDRule
+from .sharded import ShardedAdamW
 
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # where torch.optim has fused kernels
 _DTYPES = {StateDtype.fp32: torch.float32, StateDtype.bf16: torch.bfloat16}
@@ -37,8 +36,8 @@ def build_optimizer(
     is on matrices only (two or more dims). Groups keep the same peak rate unless Muon is told
     otherwise.
 
-    Where parameters or moments are bfloat16 they are written by stochastic rounding. AdamW is
-    torch's own unless something is rounded; torch's SGD has no fused step on DTensors (2.13).
+    Where parameters or moments are bfloat16 they are written by stochastic rounding. AdamW's
+    kernels are torch's own unless something is rounded.
 
     Args:
         module: sharded already; its parameters' names decide what Muon takes.
@@ -54,8 +53,8 @@ def build_optimizer(
             rule = AdamWRule(beta1=config.beta1, beta2=config.beta2, eps=config.eps)
             if _is_rounded(config, named):
                 return _elementwise(config, rule, named, seed)
-            return torch.optim.AdamW(
-                _torch_groups(config, named),
+            return ShardedAdamW(
+                _plain_groups(config, named),
                 lr=config.lr,
                 betas=betas,
                 eps=config.eps,
@@ -103,17 +102,10 @@ def _groups(config: OptimConfig, named: Sequence[Named]) -> list[dict[str, Any]]
     return [group for group in groups if group["params"]]
 
 
-def _torch_groups(config: OptimConfig, named: Sequence[Named]) -> list[dict[str, Any]]:
-    """The same for torch's own optimizers, which refuse plain tensors beside DTensors in one fused
-    call: a group holds those of one mesh."""
-    found: list[dict[str, Any]] = []
-    for group in _groups(config, named):
-        meshes: dict[DeviceMesh | None, list[nn.Parameter]] = {}
-        for _, parameter in group["params"]:
-            mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
-            meshes.setdefault(mesh, []).append(parameter)
-        found += [{**group, "params": parameters} for parameters in meshes.values()]
-    return found
+def _plain_groups(config: OptimConfig, named: Sequence[Named]) -> list[dict[str, Any]]:
+    """The same without names, which torch would keep beside the parameters."""
+    groups = _groups(config, named)
+    return [{**group, "params": [p for _, p in group["params"]]} for group in groups]
 
 
 def _kernels(config: OptimConfig, named: Sequence[Named]) -> dict[str, bool]:

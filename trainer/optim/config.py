@@ -50,12 +50,21 @@ class OptimConfig:
     """What moments are kept in; bf16 halves them and is written by stochastic rounding."""
     implementation: Implementation = Implementation.auto
     """Kernels of a step; auto takes fused where torch has it for the device, else foreach."""
+    ema_decay: float = 0.0
+    """Decay, per applied step, of an average of the weights that is kept and saved beside them, in
+    fp32; 0 means none. Usual: 0.999 to 0.9999."""
+    ema_eval: bool = False
+    """Whether evaluations take the average in place of the weights."""
 
     def __post_init__(self) -> None:
         holds = 0 < self.lr < math.inf
         require(holds, "optim.lr", self.lr, "a finite number above 0", "set for example 3e-4")
         for name in ("weight_decay", "clip_norm"):
             _at_least_zero(name, getattr(self, name))
+        _decay("ema_decay", self.ema_decay)
+        holds = self.ema_decay > 0 or not self.ema_eval
+        remedy = "set optim.ema_decay=0.999 or optim.ema_eval=false"
+        require(holds, "optim.ema_eval", self.ema_eval, "false without an average", remedy)
 
 
 @dataclass(kw_only=True, slots=True)

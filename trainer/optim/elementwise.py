@@ -89,9 +89,24 @@ def begin_step(
         own.setdefault("step", torch.zeros((), dtype=torch.float32))
         for moment in moments:
             if moment not in own:
-                own[moment] = torch.zeros_like(parameter, dtype=keeping.dtype)
+                own[moment] = zeros(parameter, keeping.dtype)
         own["step"] += 1
     return ready
+
+
+def zeros(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros that lie as the parameter does; no DTensor's dispatch has to work that out."""
+    part = torch.zeros_like(local(parameter), dtype=dtype)
+    if not isinstance(parameter, DTensor):
+        return part
+    return DTensor.from_local(
+        part,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .elementwise import local, zeros
+
 
 def materialise_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Makes the state of parameters that have none, all zero, and leaves the parameters as they
@@ -21,7 +23,7 @@ def materialise_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     for group in optimizer.param_groups:
         group["lr"] = 0.0
         for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter) if parameter in bare else None
+            parameter.grad = zeros(parameter, parameter.dtype) if parameter in bare else None
     optimizer.step()
     optimizer.zero_grad()
     for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -29,7 +31,7 @@ def materialise_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     made = [parameter for parameter in bare if optimizer.state[parameter]]
     for value in (value for parameter in made for value in optimizer.state[parameter].values()):
         if isinstance(value, Tensor):
-            value.zero_()
+            local(value.detach()).zero_()
     return made
 
 

@@ -1,8 +1,10 @@
-"""The run's `events.jsonl`: a line for each thing that happened to it."""
+"""The run's `events.jsonl`: a line for each thing that happened to it. What touches its state is in
+`audit.jsonl` too."""
 
 import time
 from pathlib import Path
 
+from .audit import KINDS, append
 from .files import append_line
 
 
@@ -15,5 +17,7 @@ class Events:
 
     def write(self, kind: str, *, step: int | None, generation: int, **fields: object) -> None:
         """One event; `step` counts finished steps, None where none is meant."""
-        head = {"time": time.time(), "kind": kind, "step": step}
-        append_line(self.path, {**head, "generation": generation, "rank": self.rank, **fields})
+        body = {"step": step, "generation": generation, "rank": self.rank, **fields}
+        append_line(self.path, {"time": time.time(), "kind": kind, **body})
+        if kind in KINDS:
+            append(self.path.parent, kind, **body)

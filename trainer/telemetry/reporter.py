@@ -5,6 +5,7 @@ import json
 import statistics
 import sys
 import time
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,23 @@ from ...checkpoint import Restored
 from ...parallel import Plan
 from ..config import RunConfig
 from ..identity import run_folder
-from ..recovery.ledger import goodput, last_of_each_step, read_lines
+from ..recovery.books import Books
+from ..recovery.ledger import goodput, goodput_of, last_of_each_step, read_lines
 from ..recovery.life import Life
 from ..state import Progress
+from .energy import energy_of, meters_of_node
 from .events import Events
 from .files import append_line, write_atomically
 from .flops import peak_flops
-from .progress import Console, duration
+from .progress import Shown, Speaker
+from .sampler import Sampler
+from .speaker import speaker_of
 from .stall import Stalls
 
 SUMMARY = "summary.json"
+_CPU = torch.device("cpu")
+_ENERGY_SECONDS = 30.0
+_RECENT = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +52,7 @@ class StepReport:
     data_causes: dict[str, float]
     """The same by what the data waited for: network, lock, decode, transform."""
     snapshot_seconds: float
+    """For which snapshots and saves held the loop up since the line before."""
     grad_norms: dict[str, float] | None = None
     """Norm by block, where telemetry.gradient_groups asks for it."""
     data: dict[str, float] | None = None
@@ -57,28 +66,56 @@ class Reporter:
     """Final. Nothing in it is collective, nothing blocks but small appends to local files."""
 
     def __init__(
-        self, folder: Path, console: Console, life: Life, *, steps: int, model_flops: float | None
+        self,
+        folder: Path,
+        speaker: Speaker,
+        life: Life,
+        *,
+        steps: int,
+        model_flops: float | None,
+        device: torch.device = _CPU,
+        grams_per_kwh: float | None = None,
     ) -> None:
         self.folder = folder
-        self.console = console
+        self.speaker = speaker
         self.life = life
         self.steps = steps
         self.model_flops = model_flops
         self.events = Events(folder, rank=life.world.rank)
         self.is_speaker = life.world.rank == 0
-        self.seconds: list[float] = []
+        self.seconds: deque[float] = deque(maxlen=_RECENT)
+        self.waited: deque[float] = deque(maxlen=_RECENT)
         self.stalls = Stalls()
+        self.books = Books(life.page)
+        self.grams_per_kwh = grams_per_kwh
+        world = life.world  # one rank of each node reads the counters of all its devices
+        is_first = world.local_rank == 0
+        meters = meters_of_node(device, processes=world.local_world_size) if is_first else []
+        self.sampler = Sampler(self.books, device, meters)
 
     @classmethod
     def of(cls, config: RunConfig, plan: Plan, device: torch.device, life: Life) -> "Reporter":
         """`model_flops` becomes the part of the devices' peak that one token a second takes."""
         telemetry = config.telemetry
         enabled = telemetry.progress and life.world.rank == 0
-        console = Console(sys.stdout, seconds=telemetry.progress_seconds, enabled=enabled)
+        speaker = speaker_of(
+            sys.stdout,
+            seconds=telemetry.progress_seconds,
+            enabled=enabled,
+            guardian=life if life.line is not None else None,
+        )
         peak = peak_flops(device, config.precision.name)
         flops = plan.flops_per_token
         part = flops / (peak * life.world.world_size) if peak and flops else None
-        return cls(run_folder(config), console, life, steps=config.train.steps, model_flops=part)
+        return cls(
+            run_folder(config),
+            speaker,
+            life,
+            steps=config.train.steps,
+            model_flops=part,
+            device=device,
+            grams_per_kwh=telemetry.grid_grams_per_kwh,
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -92,7 +129,7 @@ class Reporter:
 
     def say(self, words: str) -> None:
         """Something a person should see."""
-        self.console.say(words)
+        self.speaker.say(words)
 
     def event(self, kind: str, step: int, **fields: object) -> None:
         """A line of events.jsonl, from rank 0."""
@@ -101,7 +138,9 @@ class Reporter:
 
     def begin(self, step: int, restored: Restored | None) -> None:
         """A generation begins at `step`; damage that was passed over is named."""
-        self.event("start", step, world_size=self.life.world.world_size)
+        meters = [meter.name for meter in self.sampler.meters]
+        size = self.life.world.world_size
+        self.event("start", step, world_size=size, energy_meters=meters)
         if restored is None:
             return
         for damage in restored.damaged:
@@ -115,7 +154,9 @@ class Reporter:
         if not self.seconds:
             self.life.tell("stepped", step=report.step)
         self.seconds.append(report.step_seconds)
+        self.waited.append(report.data_seconds)
         if not self.is_speaker:
+            self._tell_energy(report.step)
             return
         if words := self.stalls.add(report.data_causes, report.step_seconds):
             self.say(words)
@@ -126,15 +167,34 @@ class Reporter:
         for name in ("grad_norms", "data"):
             if line[name] is None:
                 del line[name]
-        append_line(self.folder / "metrics.jsonl", {**line, **router, "mfu": mfu})
-        recent = statistics.median(self.seconds[-20:])
-        left = duration(recent * (self.steps - report.step))
-        self.console.show(
-            f"step {report.step}/{self.steps}  loss {report.loss:.4f}  "
-            f"norm {report.grad_norm:.2f}  lr {report.lr:.2e}  {rate:,.0f} tokens/s  "
-            f"{f'mfu {mfu:.1%}  ' if mfu is not None else ''}left {left}",
-            is_last=report.step == self.steps,
+        sampled = self.sampler.take(is_last=report.step == self.steps)
+        head = {"time": round(time.time(), 4), "generation": self.life.generation}
+        append_line(
+            self.folder / "metrics.jsonl", {**line, **router, "mfu": mfu, **head, **sampled}
         )
+        self._show(report, mfu)
+
+    def _show(self, report: StepReport, mfu: float | None) -> None:
+        recent = statistics.median(self.seconds)
+        shown = Shown(
+            step=report.step,
+            steps=self.steps,
+            loss=report.loss,
+            grad_norm=report.grad_norm,
+            lr=report.lr,
+            tokens_per_second=report.tokens_per_second,
+            mfu=mfu,
+            stall=sum(self.waited) / max(sum(self.seconds), 1e-9),
+            goodput=goodput_of(self.books.steps, recent, self.books.wall_seconds),
+            left_seconds=recent * (self.steps - report.step),
+        )
+        self.speaker.show(shown, is_last=report.step == self.steps)
+
+    def _tell_energy(self, step: int) -> None:
+        """Of another node than rank 0's, which cannot read its counters."""
+        if self.sampler.meters and (found := self.sampler.take(every_seconds=_ENERGY_SECONDS)):
+            generation, joules = self.life.generation, found["energy_joules"]
+            self.events.write("energy", step=step, generation=generation, joules=joules)
 
     def finish(
         self,
@@ -151,7 +211,7 @@ class Reporter:
             return
         lines = read_lines(self.folder / "metrics.jsonl")
         steps, events = last_of_each_step(lines), read_lines(self.folder / "events.jsonl")
-        wall = time.time() - min(float(str(event["time"])) for event in events)
+        wall = self.books.wall_seconds
         final_loss = steps[progress.step]["loss"] if progress.step in steps else None
         summary = {
             "steps": progress.step,
@@ -163,11 +223,14 @@ class Reporter:
                 [float(str(line["tokens_per_second"])) for line in steps.values()] or [0.0]
             ),
             "goodput": goodput(lines, wall_seconds=wall),
-            "recoveries": sum(event["kind"] == "recovery" for event in events),
+            "recoveries": self._recoveries(events),
             "skips": progress.skips,
+            "rollbacks": sum(event["kind"] == "rollback" for event in events),
             "parameters": parameters,
             "world_size": self.life.world.world_size,
             "wall_seconds": wall,
+            "seconds": self.books.seconds,
+            "energy": energy_of(lines, events, grams_per_kwh=self.grams_per_kwh),
             **({"data": data} if data else {}),
             **extra,
         }
@@ -175,10 +238,18 @@ class Reporter:
         self.event("finish", progress.step, state_digest=state_digest)
         self._last_words(summary)
 
+    def _recoveries(self, events: list[dict[str, object]]) -> int:
+        """This generation's own counts too where its guardian has not noted it yet, as in a run
+        that has one step left."""
+        found = [event for event in events if event["kind"] == "recovery"]
+        own = (event["generation"] == self.life.generation for event in found)
+        is_noted = any(own) or self.life.line is None
+        return len(found) + (self.life.generation > 0 and not is_noted)
+
     def _last_words(self, summary: dict[str, Any]) -> None:
         """The summary as a few lines for a person."""
         for key, value in summary.items():
-            if value is not None and key not in ("text", "data"):
+            if value is not None and key not in ("text", "data", "seconds", "energy"):
                 shown = f"{value:,.4f}" if isinstance(value, float) else value
                 self.say(f"  {key:<22} {shown}")
         if "text" in summary:

@@ -7,7 +7,7 @@ from typing import final
 STALL_SHARE = 0.01
 _STEPS = 50
 _REMEDIES = {
-    "network": "raise data.fetch.most_requests or data.ahead_bytes, or look at the store",
+    "network": "raise data.fetch.most_in_flight or data.ahead_bytes, or look at the store",
     "lock": "another process of this node fetches the same slowly; look at the store",
     "decode": "prepare the data as token shards, or raise data.prefetch_batches",
     "transform": "raise data.workers",

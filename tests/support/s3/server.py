@@ -10,10 +10,12 @@ import asyncio
 import dataclasses
 import json
 import random
+import re
 import socket
 from collections import Counter
 from contextlib import closing
 from typing import Any
+from xml.sax.saxutils import unescape
 
 from .connection import Connection, Request, Response
 from .faults import Dice, Fate, Faults
@@ -143,9 +145,18 @@ class Server:
     def _plain(self, request: Request, fate: Fate | None = None) -> Response:
         """What an honest server answers, but for what `fate` does to lengths and conditions."""
         bucket, _, key = request.path.partition("/")
+        if request.method == "POST" and "delete" in request.query:
+            keys = re.findall(rb"<Key>.*?</Key>", request.body)
+            for name in keys:
+                self._objects.delete(f"{bucket}/{unescape(name[5:-6].decode())}")
+            gone = b"".join(b"<Deleted>" + name + b"</Deleted>" for name in keys)
+            return Response("200 OK", {}, memoryview(b"<DeleteResult>%b</DeleteResult>" % gone))
         if request.method == "PUT":
             if not key:
                 return Response("200 OK")
+            is_new = request.headers.get("if-none-match") == "*"
+            if is_new and not self._faults.ignore_conditions and self._objects.get(request.path):
+                return _refusal("412 Precondition Failed", "PreconditionFailed")
             tag = self._objects.put(request.path, request.body).tag
             return Response("200 OK", {"ETag": f'"{tag}"'})
         if request.method == "DELETE":

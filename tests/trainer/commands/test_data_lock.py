@@ -1,5 +1,6 @@
 """`keepstep data lock` and `verify`: datasets of any kind, anywhere, against what was locked."""
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,10 @@ from support.s3_server import S3Server, s3_server
 from typer.testing import CliRunner, Result
 
 from keepstep.data import DataError
+from keepstep.data.access import STRONG
+from keepstep.data.access.digests import Check
 from keepstep.data.lockfile import read_lock
+from keepstep.data.seal import verify_lock
 from keepstep.trainer.commands import app as module
 from keepstep.trainer.commands.app import app
 from keepstep.trainer.recovery.chaos import flip_byte
@@ -196,3 +200,26 @@ def test_tokens_in_a_bucket_are_verified_by_their_manifest(
     done = keepstep("verify", "s3://tokens", *bucket[1:])
     assert done.exit_code == 1
     assert done.stderr.startswith(f"s3://tokens/{shard.name}: found ")
+
+
+def test_a_lock_is_signed_with_digests_that_cannot_be_forged(mds: Path, tmp_path: Path) -> None:
+    made = CliRunner().invoke(app, ["key", str(tmp_path / "key")])
+    assert made.stdout == f"public key: {tmp_path}/key.pub\n"
+    done = keepstep("lock", mds, "--sign", tmp_path / "key")
+    assert done.exit_code == 0, done.output
+    content = (mds / "keepstep.lock").read_bytes()
+    verify_lock(content, (mds / "keepstep.lock.sig").read_bytes(), tmp_path / "key.pub")
+    found = read_lock(mds / "keepstep.lock")
+    assert found.extent_digests is not None
+    assert found.extent_digests.shape[1] == 32
+    assert {one.partition(":")[0] for one in found.digests.values()} == {"sha256"}
+    assert keepstep("verify", mds).stdout == f"{mds}: whole\n"
+    flip_byte(mds / "shard.00000.mds")
+    assert keepstep("verify", mds).exit_code == 1
+
+
+def test_extents_of_a_signed_lock_are_checked_by_sha256_as_they_arrive() -> None:
+    check = Check(hashlib.sha256(b"right").digest(), algorithm=STRONG)
+    assert check(b"right")
+    assert not check(b"wrong")
+    assert check.quick == b""

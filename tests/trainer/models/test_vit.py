@@ -19,7 +19,7 @@ digits = load_script("train_digits")
 WORDS = (
     *("model=vit_digits", "model.hidden_size=16", "model.intermediate_size=32"),
     *("train.batch_samples=32", "train.microbatch_samples=8", "train.eval_samples=40"),
-    *("schedule.warmup_steps=2", "optim.lr=5e-3", "train.steps=6", "train.sample_tokens=0"),
+    *("schedule.warmup_steps=2", "optim.lr=5e-3", "train.steps=4", "train.sample_tokens=0"),
 )
 
 

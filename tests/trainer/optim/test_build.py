@@ -18,6 +18,7 @@ from keepstep.trainer.optim.config import (
 )
 from keepstep.trainer.optim.elementwise import Elementwise
 from keepstep.trainer.optim.muon import Muon
+from keepstep.trainer.optim.sharded import ShardedAdamW
 
 KINDS = [AdamWConfig, LionConfig, SGDConfig, MuonConfig]
 
@@ -120,7 +121,7 @@ def test_muon_heeds_the_globs_that_it_is_told() -> None:
 
 
 def test_adamw_is_torchs_own_unless_something_is_rounded() -> None:
-    assert isinstance(build_optimizer(AdamWConfig(), module()), torch.optim.AdamW)
+    assert isinstance(build_optimizer(AdamWConfig(), module()), ShardedAdamW)
     assert isinstance(build_optimizer(AdamWConfig(), module().bfloat16()), Elementwise)
     config = AdamWConfig(state_dtype=StateDtype.bf16)
     assert isinstance(build_optimizer(config, module()), Elementwise)
@@ -155,3 +156,25 @@ def test_parameters_of_another_dtype_are_refused() -> None:
 def test_a_config_without_an_optimizer_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"^optim: found OptimConfig, needed adamw, lion, muon"):
         build_optimizer(OptimConfig(), module())
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+def test_adamw_has_the_bits_and_the_names_of_torchs_own(implementation: Implementation) -> None:
+    torch.manual_seed(3)
+    ours, theirs = module(), module()
+    theirs.load_state_dict(ours.state_dict())
+    config = AdamWConfig(lr=0.1, weight_decay=0.3, implementation=implementation)
+    one = build_optimizer(config, ours)
+    kernels = {key: one.defaults[key] for key in ("fused", "foreach")}
+    twins = dict(zip(ours.parameters(), theirs.parameters(), strict=True))
+    groups = [{**g, "params": [twins[p] for p in g["params"]]} for g in one.param_groups]
+    two = torch.optim.AdamW(groups, lr=0.1, **kernels)
+    for _ in range(3):
+        for made, optimizer in ((ours, one), (theirs, two)):
+            optimizer.zero_grad()
+            made(torch.arange(7)).square().sum().backward()
+            optimizer.step()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert one.state[p].keys() == two.state[q].keys()
+        assert all(torch.equal(one.state[p][key], two.state[q][key]) for key in two.state[q])

@@ -19,6 +19,8 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (AdamWConfig, {"beta1": 1.0}, "optim.beta1: found 1.0, needed 0 <= value < 1"),
     (AdamWConfig, {"beta2": -0.1}, "optim.beta2: found -0.1, needed 0 <= value < 1"),
     (OptimConfig, {"clip_norm": -1.0}, "optim.clip_norm: found -1.0, needed 0 or more"),
+    (OptimConfig, {"ema_decay": 1.0}, "optim.ema_decay: found 1.0, needed 0 <= value < 1"),
+    (SGDConfig, {"ema_eval": True}, "optim.ema_eval: found True, needed false without an average"),
     (AdamWConfig, {"eps": -1.0}, "optim.eps: found -1.0, needed 0 or more"),
     (AdamWConfig, {"name": "lion"}, "optim.name: found 'lion', needed adamw"),
     (LionConfig, {"lr": -1.0}, "optim.lr: found -1.0, needed a finite number above 0"),

@@ -1,8 +1,10 @@
 """What the loop reports lands in the run's folder, from rank 0 alone, and on the screen."""
 
+import contextlib
 import io
 import json
-import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 from support.training import events, life_of, lines, summary
 
 from keepstep.checkpoint import Damage, Restored
+from keepstep.trainer.recovery.books import Account
 from keepstep.trainer.recovery.life import Life
+from keepstep.trainer.recovery.line import Line
 from keepstep.trainer.state import Progress
 from keepstep.trainer.telemetry.progress import Console
 from keepstep.trainer.telemetry.reporter import Reporter, StepReport
@@ -22,7 +26,7 @@ class Desk:
     def __init__(self, folder: Path, rank: int = 0, model_flops: float | None = None) -> None:
         self.folder = folder
         self.stream = io.StringIO()
-        self.heard, writing = os.pipe()
+        self.heard, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         plain = life_of(rank, 2, str(folder / "store"))
         self.life = Life(
             world=plain.world,
@@ -30,10 +34,14 @@ class Desk:
             store=plain.store,
             page=plain.page,
             started=plain.started,
-            report_fd=writing,
+            line=Line(self.theirs),
         )
         console = Console(self.stream, seconds=0.0, enabled=rank == 0)
         self.reporter = Reporter(folder, console, self.life, steps=3, model_flops=model_flops)
+
+    def close(self) -> None:
+        self.heard.close()
+        self.theirs.close()
 
     def step(self, step: int, **changes: Any) -> None:
         values = {
@@ -52,6 +60,8 @@ class Desk:
 
     def finish(self, *, data: dict[str, float] | None = None, **extra: object) -> None:
         progress = Progress(step=3, samples=30, tokens=300, skips=1)
+        self.reporter.books.open(None, begun=100.0)
+        self.reporter.books.book(Account.step, now=102.0)
         self.reporter.finish(
             progress,
             eval_loss=1.5,
@@ -63,8 +73,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with contextlib.closing(Desk(tmp_path)) as opened:
+        yield opened
 
 
 def test_a_step_is_a_line_of_metrics_and_a_line_of_progress(desk: Desk) -> None:
@@ -72,27 +83,30 @@ def test_a_step_is_a_line_of_metrics_and_a_line_of_progress(desk: Desk) -> None:
     (line,) = lines(desk.folder, "metrics")
     assert (line["step"], line["loss"], line["mfu"]) == (1, 4.0, None)
     shown = desk.stream.getvalue()
-    assert shown.startswith("step 1/3  loss 4.0000  norm 1.00  lr 1.00e-01  200 tokens/s  left 1s")
+    wanted = (
+        "step 1/3  loss 4.0000  norm 1.00  lr 1.00e-01  200 tokens/s  data stall 20.0%  left 1s"
+    )
+    assert shown.startswith(wanted)
 
 
 def test_the_time_left_follows_the_median_of_recent_steps(desk: Desk) -> None:
     for step, seconds in ((1, 100.0), (2, 0.5)):
-        desk.step(step, step_seconds=seconds)
+        desk.step(step, step_seconds=seconds, data_seconds=0.0)
     assert desk.stream.getvalue().splitlines()[0].endswith("left 3m20s")
     assert desk.stream.getvalue().splitlines()[1].endswith("left 50s")
 
 
 def test_mfu_is_the_rate_times_the_part_of_a_token(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, model_flops=0.002)
-    desk.step(1)
-    assert lines(desk.folder, "metrics")[0]["mfu"] == pytest.approx(0.4)
-    assert "mfu 40.0%" in desk.stream.getvalue()
+    with contextlib.closing(Desk(tmp_path, model_flops=0.002)) as desk:
+        desk.step(1)
+        assert lines(desk.folder, "metrics")[0]["mfu"] == pytest.approx(0.4)
+        assert "mfu 40.0%" in desk.stream.getvalue()
 
 
 def test_the_guardian_hears_of_the_first_step_only(desk: Desk) -> None:
     for step in (1, 2):
         desk.step(step)
-    said = os.read(desk.heard, 4096).decode().splitlines()
+    said = desk.heard.recv(4096).decode().splitlines()
     assert [json.loads(line) for line in said] == [{"kind": "stepped", "step": 1}]
 
 
@@ -142,16 +156,16 @@ def test_the_last_words_show_the_summary_the_text_and_the_folder(desk: Desk) -> 
 
 
 def test_other_ranks_write_and_show_nothing_but_tell_their_guardian(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, rank=1)
-    desk.reporter.begin(0, None)
-    desk.step(1)
-    desk.reporter.event("skip", 1)
-    desk.reporter.say("words")
-    desk.finish()
-    assert [path.name for path in tmp_path.iterdir() if path.name != "store"] == []
-    assert desk.stream.getvalue() == ""
-    assert b"stepped" in os.read(desk.heard, 4096)
-    assert not desk.reporter.is_finished
+    with contextlib.closing(Desk(tmp_path, rank=1)) as desk:
+        desk.reporter.begin(0, None)
+        desk.step(1)
+        desk.reporter.event("skip", 1)
+        desk.reporter.say("words")
+        desk.finish()
+        assert [path.name for path in tmp_path.iterdir() if path.name != "store"] == []
+        assert desk.stream.getvalue() == ""
+        assert b"stepped" in desk.heard.recv(4096)
+        assert not desk.reporter.is_finished
 
 
 def test_a_run_is_finished_once_its_summary_has_all_steps(desk: Desk) -> None:

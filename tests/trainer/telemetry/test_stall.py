@@ -21,7 +21,7 @@ def test_a_stall_is_said_once_a_cause_with_what_to_do() -> None:
     said = fifty(stalls, {"network": 0.03, "decode": 0.01})
     assert said == [
         "training waited for data 4.0% of the last 50 steps, 75% of it for network; "
-        "raise data.fetch.most_requests or data.ahead_bytes, or look at the store"
+        "raise data.fetch.most_in_flight or data.ahead_bytes, or look at the store"
     ]
     assert fifty(stalls, {"network": 0.03}) == []
     assert len(fifty(stalls, {"transform": 0.5})) == 1

@@ -21,6 +21,9 @@ def lock(
     digests: Annotated[
         bool | None, typer.Option(help="Read every byte; default: of local data only.")
     ] = None,
+    sign: Annotated[
+        Path | None, typer.Option(help="Private key (keepstep key); SHA-256 digests, signed.")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="An older lock may go.")] = False,
     endpoint: Endpoint = None,
     anonymous: Anonymous = False,
@@ -40,6 +43,7 @@ def lock(
             split=split,
             dtype=dtype,
             digests=digests,
+            sign=sign,
             replace=replace,
             progress=progress,
         )

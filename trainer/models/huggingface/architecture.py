@@ -45,6 +45,18 @@ class Architecture:
         give_attends(made)
         return made
 
+    def embedding_names(self) -> list[str]:
+        """Names under which the model may have the weights of its input embedding."""
+        with torch.device("meta"):
+            model = self.build()
+        embedding = model.get_input_embeddings()
+        return [f"{name}.weight" for name, one in model.named_modules() if one is embedding]
+
+    def to_json(self) -> dict[str, Any]:
+        """What its config.json says."""
+        found: dict[str, Any] = json.loads(self.config.to_json_string(use_diff=False))
+        return {**found, "architectures": [self.name]}
+
 
 def read_architecture(model: HuggingFaceConfig, *, vocabulary_size: int = 0) -> Architecture:
     """The architecture that a run names, by class or by a folder that holds config.json.
