@@ -297,4 +297,7 @@ class Ran:
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         path = self.folder / name
-        return map(json.loads, path.read_text().splitlines() if path.exists() else [])
+        text = path.read_text() if path.exists() else ""
+        # A line that is being written at this moment is seen in part.
+        whole = text[: text.rfind("\n") + 1]
+        return map(json.loads, filter(None, whole.splitlines()))

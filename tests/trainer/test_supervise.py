@@ -48,7 +48,8 @@ def test_a_job_without_a_guardian_finishes_with_code_0_and_its_files() -> None:
     assert summary(folder)["steps"] == 4
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     files = {"config.yaml", "metrics.jsonl", "events.jsonl", "ledger.json", "summary.json"}
-    assert names == {*files, "checkpoints"}
+    about = {"audit.jsonl", "job.json", "lineage.json"}
+    assert names == {*files, *about, "checkpoints"}
 
 
 def test_the_same_command_finds_its_run_by_name_and_another_begins_anew() -> None:

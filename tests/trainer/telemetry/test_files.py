@@ -30,10 +30,18 @@ def test_several_processes_write_one_file_without_tearing_a_line(tmp_path: Path)
             append_line(path, {"rank": rank, "number": number, "pad": "x" * 500})
 
     run_world(4, body, join=False)
-    found = [json.loads(line) for line in path.read_text().splitlines()]
+    found = [json.loads(line) for line in path.read_text().splitlines() if line]
     assert len(found) == 800
     for rank in range(4):
         assert [one["number"] for one in found if one["rank"] == rank] == list(range(200))
+
+
+def test_a_line_that_a_kill_tore_takes_no_other_with_it(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    for step in (3, 4):
+        append_line(tmp_path / "x.jsonl", {"step": step})
+    lines = (tmp_path / "x.jsonl").read_text().splitlines()
+    assert lines == ['{"step": 1}', '{"step": 2, "lo', '{"step": 3}', '{"step": 4}']
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
