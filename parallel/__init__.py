@@ -8,8 +8,9 @@ from .config import (
     ContextAttention, DeviceKind, MemoryConfig, ParallelConfig, PrecisionConfig, PrecisionName,
     Recompute,
 )  # fmt: skip
+from .exact import Grid, halves, whole
 from .flight import pending
-from .gradients import clip_, clip_factor, gradient_groups, squares
+from .gradients import clip_, clip_factor, counts, gradient_groups, squares
 from .initialise import initialise
 from .layers import Attend, Experts, Head, Router, permute
 from .links import Links
@@ -27,13 +28,13 @@ from .tensor import sequence_multiple
 
 __all__ = [
     "Attend", "Balance", "Call", "ContextAttention", "Cut", "Degrees", "DeviceKind", "Exchange",
-    "Experts", "Head", "Initial", "Links", "LossScale", "MemoryConfig", "Normal", "Ones",
+    "Experts", "Grid", "Head", "Initial", "Links", "LossScale", "MemoryConfig", "Normal", "Ones",
     "ParallelConfig", "Pipeline", "Plan", "Policy", "PrecisionConfig", "PrecisionName", "Recompute",
     "Role", "Router", "Stages", "Style", "Topology", "TruncatedNormal", "World", "Zeros",
     "assemble", "begin_sum", "canonical_name", "check_settings", "client_store", "clip_",
-    "clip_factor", "copies_of", "fewest_microbatches", "global_positions", "gradient_groups",
-    "held_indices", "initialise", "is_sharded", "join", "keep_freed_memory", "leave",
-    "lent_parameters", "max_", "open_store", "pending", "permute", "pick_device", "read_world",
-    "reshard", "seed_draws", "sequence_multiple", "set_last_microbatch", "set_variable",
-    "simulated_world", "squares", "sum_",
+    "clip_factor", "copies_of", "counts", "fewest_microbatches", "global_positions",
+    "gradient_groups", "halves", "held_indices", "initialise", "is_sharded", "join",
+    "keep_freed_memory", "leave", "lent_parameters", "max_", "open_store", "pending", "permute",
+    "pick_device", "read_world", "reshard", "seed_draws", "sequence_multiple",
+    "set_last_microbatch", "set_variable", "simulated_world", "squares", "sum_", "whole",
 ]  # fmt: skip

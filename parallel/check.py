@@ -17,6 +17,12 @@ def check_settings(parallel: ParallelConfig, memory: MemoryConfig, device_type: 
     """
     _check_split_backward(parallel, memory)
     _check_offload(memory)
+    if parallel.exact and parallel.expert > 1:
+        raise ValueError(
+            f"parallel.exact=true: found parallel.expert={parallel.expert}, needed 1, for ranks "
+            "that share experts compute those of each other's samples in one product; set "
+            "parallel.expert=1, or parallel.exact=false"
+        )
     if parallel.async_tensor:
         _check_async_tensor(parallel, memory, device_type)
 

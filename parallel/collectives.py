@@ -52,7 +52,7 @@ class Exchange:
     """Bytes and votes among the ranks of a gloo group; both calls block for its deadline."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
-        self._group = group
+        self.group = group
         self.rank = group.rank()
         self.size = group.size()
 
@@ -73,11 +73,11 @@ class Exchange:
     def _gather(self, payload: bytes, width: int) -> list[bytes]:
         padded = torch.frombuffer(bytearray(payload.ljust(width, b"\0")), dtype=torch.uint8)
         received = torch.empty(self.size, width, dtype=torch.uint8)
-        dist.all_gather(list(received), padded, self._group)
+        dist.all_gather(list(received), padded, self.group)
         return [row.numpy().tobytes() for row in received]
 
     def all_agree(self, ok: bool) -> bool:
         """Collective: returns whether every rank said yes."""
         vote = torch.tensor([int(ok)], dtype=torch.int32)
-        dist.all_reduce(vote, dist.ReduceOp.MIN, self._group)
+        dist.all_reduce(vote, dist.ReduceOp.MIN, self.group)
         return bool(vote.item())

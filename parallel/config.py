@@ -110,6 +110,9 @@ class ParallelConfig:
     reshard_after_forward: bool = True
     """Frees a block's gathered parameters between its forward and backward: less memory, more
     traffic. Where pipeline > 1 they are kept for the whole step."""
+    exact: bool = False
+    """Whether the bits of weights, optimizer state and losses are the same on any number of ranks
+    that share samples (replicate x shard), all other degrees as they are."""
     device: DeviceKind = DeviceKind.auto
     """Kind of device that the job runs on."""
     timeout_seconds: float = 600.0

@@ -39,14 +39,14 @@ def squares(groups: Mapping[str, Iterable[nn.Parameter]]) -> list[float]:
     # Norms first: the square of a large float32 gradient need not be a float32.
     # And in float32 where gradients are bfloat16, whose norms would have its 8 bits.
     norms = torch.stack(torch._foreach_norm(local, 2, torch.float32)).double().cpu()
-    counts = torch.tensor([_counts(grad) for grad in grads])
-    norms = norms.where(counts | ~norms.isfinite(), 0.0)
+    is_counted = torch.tensor([counts(grad) for grad in grads])
+    norms = norms.where(is_counted | ~norms.isfinite(), 0.0)
     sizes = [len(group) for group in members.values()]
     return [float(part.square().sum()) for part in norms.split(sizes)]
 
 
-def _counts(grad: Tensor) -> bool:
-    """Whether this rank counts its part of a gradient: no lower rank has the same one."""
+def counts(grad: Tensor) -> bool:
+    """Whether this rank counts its part of a tensor: no lower rank has the same one."""
     if not isinstance(grad, DTensor):
         return True
     here = grad.device_mesh.get_coordinate() or ()

@@ -70,7 +70,7 @@ def apply_shard(
         for child in present(module, [name]):
             shard(child, mp_policy=exact if is_full else plain, reshard_after_forward=frees)
     shard(module, mp_policy=plain, reshard_after_forward=False)
-    for wrapped in _wrapped(module):
+    for _, wrapped in wrapped_modules(module):
         # Both: a factor alone asks for PREMUL_SUM, which gloo has not, and the default averages.
         wrapped.set_gradient_divide_factor(1.0)
         wrapped.set_force_sum_reduction_for_comms(True)
@@ -164,9 +164,13 @@ def reshard(module: nn.Module) -> None:
     Call it after a forward without backward: FSDP2 keeps the root gathered until the next
     backward, and would compute with that copy even where the shards have changed since.
     """
-    for wrapped in _wrapped(module):
+    for _, wrapped in wrapped_modules(module):
         wrapped.reshard()
 
 
-def _wrapped(module: nn.Module) -> Iterator[FSDPModule]:
-    return (child for child in module.modules() if isinstance(child, FSDPModule))
+def wrapped_modules(module: nn.Module) -> Iterator[tuple[str, FSDPModule]]:
+    """The modules whose parameters FSDP gathers together, by name; of a nested one's parameters
+    the inner module's are not the outer one's."""
+    return (
+        (name, child) for name, child in module.named_modules() if isinstance(child, FSDPModule)
+    )

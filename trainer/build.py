@@ -41,6 +41,7 @@ from ..parallel import (
 )
 from .config import RunConfig
 from .errors import ConfigError
+from .exact import Exact, ExactRunner
 from .forward_backward import Flat, Piped, Runner
 from .guard.config import OnSpike
 from .identity import open_checkpoints, open_seal
@@ -65,6 +66,9 @@ class Job:
     module: nn.Module
     plan: Plan
     runner: Runner
+    passes: Runner
+    """What `runner` runs a window with; where exact, perhaps twice."""
+    exact: Exact | None
     is_drawn: bool
     """Whether the module has its initial values."""
     scale: LossScale
@@ -203,6 +207,8 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
     module = _module(config, recipe, topology=topology, policy=policy, device=device, draws=draws)
     with _settings_at_fault():
         order, loader, size = _loader(config, recipe, samples, topology, device)
+    passes = _runner(config, recipe, module, plan, device)
+    exact = _exact(config, module, topology, size) if config.parallel.exact else None
     return Job(
         config=config,
         recipe=recipe,
@@ -210,7 +216,9 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
         topology=topology,
         module=module,
         plan=plan,
-        runner=_runner(config, recipe, module, plan, device),
+        runner=ExactRunner(passes, exact) if exact else passes,
+        passes=passes,
+        exact=exact,
         is_drawn=draws,
         scale=LossScale.for_fp16() if policy.has_scale else LossScale(),
         random_place=_random_place(config, plan, topology),
@@ -277,6 +285,16 @@ def _runner(
     return Piped(pipeline, recipe.loss, device)
 
 
+def _exact(config: RunConfig, module: nn.Module, topology: Topology, size: int) -> Exact:
+    unit = config.train.microbatch_samples
+    return Exact(
+        module,
+        topology,
+        microbatches=size // unit,
+        own=share_microbatches(size, unit, topology.data_index, topology.data_count),
+    )
+
+
 def _random_place(config: RunConfig, plan: Plan, topology: Topology) -> int:
     """Ranks that have different parts of a sequence draw differently; ranks that have the same
     activations, each whole, draw alike."""
@@ -333,7 +351,10 @@ def _loader(
 def _optimizer(config: RunConfig, recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
     if recipe.optimizer is not None:
         return recipe.optimizer(p for p in module.parameters() if p.requires_grad)
-    return build_optimizer(config.optim, module, seed=config.train.seed)
+    with _settings_at_fault():
+        return build_optimizer(
+            config.optim, module, seed=config.train.seed, exact=config.parallel.exact
+        )
 
 
 def _source(samples: Source | dict[str, torch.Tensor]) -> Source:

@@ -312,12 +312,17 @@ class TelemetryConfig(SinkSettings):
     """Seconds between progress lines where the output is not a terminal."""
     gradient_groups: bool = False
     """Whether metrics.jsonl holds the gradient norm of each block too, as `grad_norms`."""
+    bits_every: int = 0
+    """Steps between lines of bits.jsonl, a number for each tensor of the state by which `keepstep
+    compare --bits` finds where two runs part; 0: none."""
     grid_grams_per_kwh: float | None = None
     """Grams of CO2 that the grid emits for a kWh, to give what was measured in; null: not known."""
 
     def __post_init__(self) -> None:
         found = self.progress_seconds
         require(found >= 0, "telemetry.progress_seconds", found, "0 or more", "set 0 for each step")
+        every = self.bits_every
+        require(every >= 0, "telemetry.bits_every", every, "0 or more", "set 0 for none")
         grams = self.grid_grams_per_kwh or 0.0
         require(
             grams >= 0, "telemetry.grid_grams_per_kwh", grams, "0 or more", "set null if unknown"

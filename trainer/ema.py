@@ -35,7 +35,9 @@ class Ema:
         parameters = [_local(parameter).float() for parameter in self.averages]
         if averages:
             with torch.no_grad():
-                torch._foreach_lerp_(averages, parameters, 1 - self._decay)
+                # No lerp: where a shard ends its kernel on the CPU rounds in another way.
+                torch._foreach_mul_(averages, self._decay)
+                torch._foreach_add_(averages, torch._foreach_mul(parameters, 1 - self._decay))
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Evaluation: the mean loss over held-out samples, the same number on every layout."""
 
 import contextlib
+from array import array
 from collections.abc import Callable
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 from torch import nn
 
 from ..data import Source, evaluation_batches
-from ..parallel import Role, Topology, reshard, sum_
+from ..parallel import Exchange, Topology, reshard
 from .build import Job
 from .ema import Ema
 from .forward_backward import to_device
 from .recipe import Recipe, rows
+from .sums import total_of
 
 _FIRST = np.zeros(1, dtype=np.int64)
 
@@ -29,7 +31,7 @@ def evaluate(
 ) -> float:
     """Collective: mean loss over all valid targets of `source`, each sample once. Blocks; calls
     `beat` before each batch, since an evaluation may take longer than a hang is allowed to."""
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    losses, targets = [], 0
     batches = evaluation_batches(
         source,
         microbatch_samples=microbatch_samples,
@@ -37,21 +39,28 @@ def evaluate(
         reader_count=topology.data_count,
     )
     # The ranks of a sequence have the same targets and each a part of their loss.
-    counts = topology.coordinates()["context"] == 0
+    at = topology.coordinates()
     module.eval()
     with torch.no_grad():
         for batch in batches:
             beat()
-            targets = recipe.targets(batch)
             is_spare = not rows(batch)  # all ranks take part in the collectives of a forward
             held = to_device(source.read(_FIRST) if is_spare else batch, device)
             summed = recipe.loss(module, held).double()
             if not is_spare:
-                sums += torch.stack([summed, summed.new_tensor(targets * counts)])
+                losses.append(summed)
+                targets += recipe.targets(batch) * (at["context"] == 0)
     module.train()
     reshard(module)
-    sum_(sums, topology.group(Role.LOSS))
-    return float(sums[0] / sums[1].clamp(min=1))
+    own = [*(torch.stack(losses).tolist() if losses else ()), float(targets)]
+    # Ranks of a pipeline, and those that share matrices, have the same losses.
+    speaks = at["pipeline"] == at["tensor"] == 0
+    packed = array("d", own).tobytes() if speaks else b""
+    found = [array("d", one) for one in Exchange(topology.control).gather_bytes(packed) if one]
+    # Rounded once, so that it does not show which rank had which batches.
+    return total_of(value for one in found for value in one[:-1]) / max(
+        1, sum(int(one[-1]) for one in found)
+    )
 
 
 def evaluate_job(

@@ -55,7 +55,8 @@ class Runner(Protocol):
                 whichever rank computes it.
 
         Returns:
-            This rank's sum of losses / targets, 0-d, fp32; 0 where another stage has the loss.
+            Each of this rank's micro-batches' sum of losses / targets, 1-d, fp32; zeros where
+            another stage has the loss.
         """
         ...
 
@@ -72,15 +73,15 @@ class Flat:
 
     def run(self, window: Window, divisor: Divisor, seed_of: SeedOf) -> Tensor:
         """As `Runner.run`."""
-        total = torch.zeros((), device=self.device)
+        parts = []
         last = len(window.batches) - 1
         for number, batch in enumerate(window.batches):
             set_last_microbatch(self.module, number == last)
             seed_draws(seed_of(0, window.microbatches[number]), self.device)
             part = divisor.scaled(self.loss(self.module, to_device(batch, self.device)))
             part.backward()
-            total = total + divisor.plain(part)
-        return total
+            parts.append(divisor.plain(part))
+        return torch.stack(parts)
 
 
 @final
@@ -105,10 +106,9 @@ class Piped:
             lambda number, output: divisor.scaled(self.loss(Answering(output), batches[number])),
             lambda stage, number: seed_of(stage, window.microbatches[number]),
         )
-        total = torch.zeros((), device=self.device)
-        for part in parts:
-            total = total + divisor.plain(part)
-        return total
+        if not parts:
+            return torch.zeros(len(batches), device=self.device)
+        return torch.stack([divisor.plain(part) for part in parts])
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

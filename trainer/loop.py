@@ -49,6 +49,7 @@ from .schedule import scale
 from .seeds import seed_of
 from .skipped import Skipped
 from .state import Progress, State, digest, gather_state
+from .sums import PlainSums
 from .telemetry.reporter import Reporter, StepReport
 from .telemetry.stall import by_cause
 from .update import Updater, Verdict
@@ -76,7 +77,7 @@ class Trainer:
         self.ema = Ema(job.module, config.optim.ema_decay) if config.optim.ema_decay else None
         groups, copies = gradient_groups(job.module, job.plan, self.exchange)
         self.updater = Updater(
-            groups,
+            job.exact.sums(groups) if job.exact else PlainSums(groups),
             copies,
             job.optimizer,
             job.topology,
@@ -179,6 +180,8 @@ class Trainer:
     def _end_step(self, applied: bool) -> None:
         """What the verdict of a step moves beside the parameters."""
         self.balance.end_step(applied)
+        if self.job.exact:
+            self.job.exact.grid.end_step()
         if self.ema and applied:
             self.ema.update()
 
@@ -200,13 +203,13 @@ class Trainer:
         self.skipped.tell(lambda bad: self.reporter.event("bad_record", step, **asdict(bad)))
         self.life.beat(step, Phase.step)
         count = begin_sum(self._own_targets(window), self.job.topology.group(Role.DATA))
-        part = self._loss_part(window, lambda: max(1, count()))
+        parts = self._loss_parts(window, lambda: max(1, count()))
         self.chaos.strike(step, FaultPhase.step)
         lr = self.rates.set(
             scale(self.job.config.schedule, step=step, steps=self.job.config.train.steps)
         )
         verdict = self.updater.update(
-            part,
+            parts,
             wants_stop=self.life.stop_requested(),
             wants_save=self._is_save_due(),
             wants_snapshot=self._is_snapshot_due(),
@@ -275,16 +278,16 @@ class Trainer:
         """Valid targets of this rank's share of the step."""
         return sum(self.job.recipe.targets(batch) for batch in window.batches)
 
-    def _loss_part(self, window: Window, targets: Callable[[], int]) -> Tensor:
-        """Leaves the step's gradient in the parameters; this rank's part of the step's loss."""
+    def _loss_parts(self, window: Window, targets: Callable[[], int]) -> Tensor:
+        """Leaves the step's gradient in the parameters; parts of the loss, by micro-batch."""
         job, step = self.job, self.progress.step
         divisor = Divisor(targets, job.scale.scale * self.chaos.boost(step))
         self.balance.begin_step(lambda: divisor.unit)
         seeds = seed_of(job.config.train.seed, step, job.random_place)
-        self.guard.replay(window, lambda some: job.runner.run(some, divisor, seeds))
-        part = self.chaos.poisoned(step, job.runner.run(window, divisor, seeds))
+        self.guard.replay(window, lambda some: job.passes.run(some, divisor, seeds))
+        parts = self.chaos.poisoned(step, job.runner.run(window, divisor, seeds))
         # The ranks that share matrices have one loss between them.
-        return part if job.topology.coordinates()["tensor"] == 0 else torch.zeros_like(part)
+        return parts if job.topology.coordinates()["tensor"] == 0 else torch.zeros_like(parts)
 
     def _is_save_due(self) -> bool:
         if self.life.world.rank != 0:
@@ -392,6 +395,7 @@ class Trainer:
                 "data": {**cursor.state_dict(), "skips": skips},
                 "loss_scale": self.job.scale.state_dict(),
                 **self.watch.state_dict(),
+                **(self.job.exact.state_dict() if self.job.exact else {}),
                 "metrics": {k: value for k, value in self.metrics.items() if math.isfinite(value)},
                 "best": self.cadence.best,
             },

@@ -107,7 +107,9 @@ def take_over(
     if (scale := saved.pop("loss_scale", None)) is not None:
         job.scale.load_state_dict(scale)
     watch.take(saved)
-    for name in ("metrics", "best"):
+    if job.exact:
+        job.exact.take(saved)
+    for name in ("metrics", "best", "exact"):
         saved.pop(name, None)
     progress.load_state_dict(saved)
     return cursor

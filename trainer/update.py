@@ -1,35 +1,35 @@
 """The optimizer step and the vote before it: one verdict for the whole world."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
 
-from ..parallel import LossScale, Topology, clip_, clip_factor, squares, sum_
+from ..parallel import LossScale, Topology, clip_, clip_factor, sum_
 from .guard.findings import Odd, Spike
+from .sums import Sums
 
 
 class Vote(IntEnum):
-    """The places of the vector that is summed over the world at the end of a step."""
+    """The first places of the vector that is summed over the world at the end of a step; those of
+    loss and norm follow."""
 
-    loss = 0
-    """This rank's part of the step's loss."""
-    skip = 1
+    skip = 0
     """Ranks whose part of the loss is not finite."""
-    overflow = 2
+    overflow = 1
     """Ranks whose part of the gradients is not finite."""
-    stop = 3
+    stop = 2
     """Ranks whose guardian was asked to end the run."""
-    save = 4
+    save = 3
     """1 where a checkpoint is due (by rank 0's clock)."""
-    snapshot = 5
+    snapshot = 4
     """1 where a snapshot into memory is due (by what rank 0 measured)."""
-    corrupt = 6
+    corrupt = 5
     """Ranks that computed something else the second time."""
-    suspect = 7
+    suspect = 6
     """Ranks that then had another sum of all ranks' gradients."""
 
 
@@ -62,8 +62,7 @@ class Updater:
     """Unscale, norm, vote, judge, clip, step: in this order (hazard T9).
 
     Args:
-        groups: the parameters whose gradients are counted, by name of a group; the same names in
-            the same order on all ranks, whatever a rank has of each.
+        sums: how loss and norm are summed, and the parameters whose gradients are counted.
         copies: parameters that another stage counts: tied ones, which it owns.
         scale: the loss scale, which the verdict moves.
         end_step: called on all ranks after the verdict, with whether the step was applied.
@@ -74,7 +73,7 @@ class Updater:
 
     def __init__(
         self,
-        groups: Mapping[str, Sequence[nn.Parameter]],
+        sums: Sums,
         copies: Sequence[nn.Parameter],
         optimizer: torch.optim.Optimizer,
         topology: Topology,
@@ -85,8 +84,8 @@ class Updater:
         wait: Callable[[], float],
         judge: Judge = lambda loss, norm: None,
     ) -> None:
-        self.groups = groups
-        self.parameters = [p for group in groups.values() for p in group] + list(copies)
+        self.sums = sums
+        self.parameters = [p for group in sums.groups.values() for p in group] + list(copies)
         self.optimizer = optimizer
         self.topology = topology
         self.clip_norm = clip_norm
@@ -97,7 +96,7 @@ class Updater:
 
     def update(
         self,
-        part: Tensor,
+        parts: Tensor,
         *,
         wants_stop: bool,
         wants_save: bool,
@@ -109,25 +108,25 @@ class Updater:
         them. Blocks.
 
         Args:
-            part: this rank's part of the step's loss, 0-d, not scaled, as `forward_backward`
-                returns it.
+            parts: of the step's loss by this rank's micro-batches, 1-d, not scaled, as
+                `forward_backward` returns them.
         """
-        parts, own = squares(self.groups), float(part)
-        vote = torch.zeros(len(Vote) + len(parts), dtype=torch.float64)
-        vote[Vote.loss] = own
-        vote[Vote.skip] = not math.isfinite(own)
-        vote[Vote.overflow] = not all(map(math.isfinite, parts))
+        own = self.sums.own(parts)
+        vote = torch.zeros(len(Vote) + self.sums.places, dtype=torch.float64)
+        vote[Vote.skip] = not own.is_loss_finite
+        vote[Vote.overflow] = not own.are_gradients_finite
         vote[Vote.stop] = wants_stop
         vote[Vote.save] = wants_save
         vote[Vote.snapshot] = wants_snapshot
         vote[Vote.corrupt] = odd is Odd.corrupt
         vote[Vote.suspect] = odd is Odd.suspect
-        vote[len(Vote) :] = torch.tensor(parts, dtype=torch.float64)
+        vote[len(Vote) :] = torch.tensor(own.places, dtype=torch.float64)
         if self.topology.world_size > 1:
             sum_(vote, self.topology.control)
-        loss, *wishes = vote[: len(Vote)].tolist()
+        wishes = vote[: len(Vote)].tolist()
         skip, overflow, stop, save, snapshot, corrupt, suspect = (wish > 0 for wish in wishes)
-        by_group = (vote[len(Vote) :].sqrt() / self.scale.scale).tolist()
+        loss, norms = self.sums.read(vote[len(Vote) :].tolist())
+        by_group = [one / self.scale.scale for one in norms]
         norm = math.hypot(*by_group) if by_group else 0.0
         judged = self.judge(loss, norm)
         spike = None if skip or overflow else judged
@@ -150,7 +149,7 @@ class Updater:
             is_snapshot=snapshot,
             waited=waited,
             is_overflow=is_overflow,
-            group_norms=dict(zip(self.groups, by_group, strict=True)),
+            group_norms=dict(zip(self.sums.groups, by_group, strict=True)),
             spike=spike,
             odd=Odd.corrupt if corrupt else Odd.suspect if suspect else Odd.none,
         )

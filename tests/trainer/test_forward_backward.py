@@ -54,10 +54,11 @@ def gradient(size: int, samples: int, dropout: float = 0.0, seed: int = 5) -> tu
     def body(rank: int) -> tuple[float, list[float]]:
         module, topology = assembled(size, dropout)
         runner = Flat(module, loss, CPU)
-        part = runner.run(window(size, rank, samples), Divisor(lambda: 8), seed_of(seed, 0, 0))
-        assert part.ndim == 0
-        assert not part.requires_grad
-        whole = float(sum_(part.double(), topology.group(Role.DATA)))
+        own = window(size, rank, samples)
+        parts = runner.run(own, Divisor(lambda: 8), seed_of(seed, 0, 0))
+        assert parts.shape == (len(own.batches),)
+        assert not parts.requires_grad
+        whole = float(sum_(parts.double().sum(), topology.group(Role.DATA)))
         grads = [p.grad.full_tensor().flatten() for p in module.parameters()]
         return whole, torch.cat(grads).tolist()
 
@@ -116,9 +117,8 @@ def test_a_scaled_loss_scales_the_gradients_and_not_what_is_answered() -> None:
         for scale in (1.0, 1024.0):
             module, _ = assembled(1, 0.0)
             divisor = Divisor(lambda: 8, scale)
-            answers.append(
-                float(Flat(module, loss, CPU).run(window(1, 0, 2), divisor, seed_of(5, 0, 0)))
-            )
+            parts = Flat(module, loss, CPU).run(window(1, 0, 2), divisor, seed_of(5, 0, 0))
+            answers.append(float(parts.sum()))
             grad = module[1].weight.grad.full_tensor().flatten()
             grads = grad if scale == 1.0 else grad / scale - grads
         return *answers, grads.tolist()

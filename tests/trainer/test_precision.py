@@ -71,11 +71,11 @@ def overflowing(at: int, on: int) -> Any:
     def observe(trainer: Trainer, rank: int) -> list[Any]:
         real, seen = trainer.updater.update, []
 
-        def update(part: torch.Tensor, **wishes: bool) -> Verdict:
+        def update(parts: torch.Tensor, **wishes: bool) -> Verdict:
             if rank == on and trainer.progress.step == at:
                 local(trainer.updater.parameters[0].grad).fill_(float("inf"))
             before = [local(p).clone() for p in trainer.updater.parameters]
-            verdict = real(part, **wishes)
+            verdict = real(parts, **wishes)
             after = [local(p) for p in trainer.updater.parameters]
             kept = all(map(torch.equal, before, after))
             seen.append((verdict.applied, verdict.is_overflow, kept, trainer.job.scale.scale))
@@ -143,9 +143,8 @@ def test_fp16_a_loss_that_is_not_finite_is_a_skip_and_leaves_the_scale(
     def observe(trainer: Trainer, rank: int) -> list[Any]:
         seen = overflowing(at=1, on=0)(trainer, rank)
         inner = trainer.updater.update
-        nan = torch.tensor(float("nan"))
-        trainer.updater.update = lambda part, **wishes: inner(
-            nan if trainer.progress.step == 1 else part, **wishes
+        trainer.updater.update = lambda parts, **wishes: inner(
+            parts * float("nan") if trainer.progress.step == 1 else parts, **wishes
         )
         return seen
 

@@ -18,6 +18,7 @@ from keepstep.parallel import (
     assemble,
 )
 from keepstep.trainer.guard.findings import Odd, Spike
+from keepstep.trainer.sums import PlainSums
 from keepstep.trainer.update import Updater, Verdict
 
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ def updater(
         module.weight.fill_(1.0)
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
     return Updater(
-        {"weight": list(module.parameters())},
+        PlainSums({"weight": list(module.parameters())}),
         [],
         optimizer,
         topology,
@@ -57,7 +58,7 @@ def update(made: Updater, gradient: float, loss: float = 1.0, **wishes: Any) -> 
     for parameter in made.parameters:
         parameter.grad = torch.full_like(parameter, gradient)
     wanted = {"wants_stop": False, "wants_save": False, **wishes}
-    return made.update(torch.tensor(loss), **wanted)
+    return made.update(torch.tensor([loss]), **wanted)
 
 
 def weights(made: Updater) -> list[float]:

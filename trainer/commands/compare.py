@@ -22,6 +22,7 @@ from ..telemetry.report.compare import (
     origins_that_differ,
     settings_that_differ,
 )
+from .bits import compare_bits
 from .report import newest_head
 
 
@@ -30,11 +31,22 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Also draw their curves into this HTML file.")
     ] = None,
+    bits: Annotated[
+        bool,
+        typer.Option(
+            "--bits", help="Find the first step and tensor in which two runs differ in a bit."
+        ),
+    ] = False,
 ) -> None:
     """Prints where runs differ in settings, code, data and layout, and what they came to.
 
+    With --bits: where their bits part; the exit code is 1 where they do.
+
     Example: keepstep compare runs/before runs/after --out compared.html
     """
+    if bits:
+        compare_bits(runs)
+        return
     if len(runs) < 2:
         raise ConfigError(f"runs: found {len(runs)}, needed two or more; name another run's folder")
     read = [read_run(folder) for folder in runs]

@@ -15,8 +15,10 @@ from ..errors import CorruptPeerError, CorruptRankError, StoppedError
 from ..memory import forget_after
 from ..recovery.life import Life
 from ..state import Progress, State
+from ..telemetry.files import append_line
 from ..telemetry.reporter import Reporter
 from ..update import Verdict
+from .bits import BITS, Bits
 from .config import OnSpike
 from .findings import Odd, Spike
 from .positions import described, positions
@@ -47,7 +49,7 @@ class Guard:
         """Collective: where that is due, has `run` compute a part of the step twice."""
         self._replayed, step = Replayed([], []), self.progress.step
         if self.config.replay_every and (step + 1) % self.config.replay_every == 0:
-            part = chosen(window, self.job.runner, seed=self.job.config.train.seed, step=step)
+            part = chosen(window, self.job.passes, seed=self.job.config.train.seed, step=step)
             self._replayed = replay(self.job.module, lambda: run(part))
 
     @property
@@ -121,8 +123,14 @@ class Guard:
             )
 
     def compare_if_due(self, state: Callable[[], State]) -> None:
-        """As `compare`, at the steps at which the setting wants it."""
-        if self.config.compare_every and self.progress.step % self.config.compare_every == 0:
+        """As `compare`, at the steps at which the setting wants it; and notes the state's bits at
+        those of `telemetry.bits_every`."""
+        step, bits_every = self.progress.step, self.job.config.telemetry.bits_every
+        if bits_every and step % bits_every == 0:
+            found = Bits(self.job.topology).of(state().saved)
+            if self.life.world.rank == 0:
+                append_line(self.reporter.folder / BITS, {"step": step, "bits": found})
+        if self.config.compare_every and step % self.config.compare_every == 0:
             self.compare(state)
 
     def compare(self, state: Callable[[], State]) -> None:

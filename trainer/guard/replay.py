@@ -1,6 +1,5 @@
 """One micro-batch twice on the same rank: what differs has been computed wrongly once."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...data import Window
 from ...parallel import canonical_name
+from ..exact import deterministic
 from ..forward_backward import Flat, Runner
 from ..seeds import seed_of
 from .findings import Odd
@@ -52,7 +52,7 @@ def replay(module: nn.Module, run: Callable[[], Tensor]) -> Replayed:
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     passes = []
     for _ in range(2):
-        with _deterministic():
+        with deterministic():
             passes.append(_observe(module, run))
         with torch.no_grad():
             for buffer, before in buffers:
@@ -105,20 +105,6 @@ def _noting_gradients(module: nn.Module, found: dict[str, Tensor]) -> Iterator[N
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Kernels that add in a fixed order, where torch has them: else every pass would differ."""
-    before = torch.are_deterministic_algorithms_enabled()
-    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*deterministic.*")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before, warn_only=only_warns)
 
 
 def _differing(one: dict[str, int], other: dict[str, int]) -> list[str]:

@@ -30,18 +30,20 @@ _DTYPES = {StateDtype.fp32: torch.float32, StateDtype.bf16: torch.bfloat16}
 
 
 def build_optimizer(
-    config: OptimConfig, module: nn.Module, *, seed: int = 0
+    config: OptimConfig, module: nn.Module, *, seed: int = 0, exact: bool = False
 ) -> torch.optim.Optimizer:
     """The configured optimizer over the parameters of a module that want a gradient. Weight decay
     is on matrices only (two or more dims). Groups keep the same peak rate unless Muon is told
     otherwise.
 
     Where parameters or moments are bfloat16 they are written by stochastic rounding. AdamW's
-    kernels are torch's own unless something is rounded.
+    kernels are torch's own unless something is rounded or exact.
 
     Args:
         module: sharded already; its parameters' names decide what Muon takes.
         seed: of the lots that round.
+        exact: whether the bits of a step may not show where a shard begins and ends. Those of
+            torch's fused AdamW do on a CPU: the last elements of a shard take another path.
 
     Raises:
         ValueError: a config that has no optimizer here, or a setting that the parameters forbid.
@@ -51,7 +53,9 @@ def build_optimizer(
         case AdamWConfig():
             betas = (config.beta1, config.beta2)
             rule = AdamWRule(beta1=config.beta1, beta2=config.beta2, eps=config.eps)
-            if _is_rounded(config, named):
+            if exact:
+                _check_exact(config)
+            if _is_rounded(config, named) or exact:
                 return _elementwise(config, rule, named, seed)
             return ShardedAdamW(
                 _plain_groups(config, named),
@@ -91,6 +95,15 @@ def _is_rounded(config: OptimConfig, named: Sequence[Named]) -> bool:
             "optim.implementation=auto"
         )
     return True
+
+
+def _check_exact(config: OptimConfig) -> None:
+    if config.implementation is Implementation.fused:
+        raise ValueError(
+            "optim.implementation: found 'fused' with parallel.exact=true, needed auto, foreach or "
+            "loop, since the bits of torch's fused step show where a shard ends; set "
+            "optim.implementation=auto"
+        )
 
 
 def _groups(config: OptimConfig, named: Sequence[Named]) -> list[dict[str, Any]]:

@@ -71,9 +71,10 @@ class Chaos:
         """What the gradient of `step` is multiplied by on this rank: 1, but for a planned spike."""
         return _BOOST if self._has_struck(FaultKind.spike, step) else 1.0
 
-    def poisoned(self, step: int, part: Tensor) -> Tensor:
-        """This rank's part of the loss of `step`, or the NaN planned for it."""
-        return torch.full_like(part, math.nan) if self._has_struck(FaultKind.poison, step) else part
+    def poisoned(self, step: int, parts: Tensor) -> Tensor:
+        """This rank's parts of the loss of `step`, or the NaN planned for them."""
+        is_struck = self._has_struck(FaultKind.poison, step)
+        return torch.full_like(parts, math.nan) if is_struck else parts
 
     def flip(self, step: int, parameters: Iterable[Tensor]) -> None:
         """After `step`: inverts a bit of the first parameter that has an element on this rank."""
