@@ -11,6 +11,12 @@ left.
 
     scripts/rehearse --kills 20 --layouts shard2 --ways in_place
 
+With --exact it is sizes that change: runs of parallel.exact=true over random schedules of numbers
+of ranks, layouts, endings and kills, each of which has to have the bits of a run on one rank that
+nothing happens to.
+
+    scripts/rehearse --exact --schedules 100 --steps 60
+
 To rehearse on a cluster of your own, give its job chaos.plan=[{do:kill,rate:20}] and look at
 ledger.json in the run's folder.
 """
@@ -37,6 +43,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support.footprint import Footprint, Growth  # noqa: E402
+from support.resizing import PRECISIONS, bits_of, resized, schedule, straight  # noqa: E402
 
 MARK = "KEEPSTEP_REHEARSAL"
 LAYOUTS = {
@@ -349,6 +356,35 @@ def show(found: dict[str, Any]) -> None:
     print(f"{'':20} ledger (s): {spent}; goodput {found['goodput']}", flush=True)
 
 
+def rehearse_exact(asked: argparse.Namespace) -> int:
+    """Random schedules over exact runs of all precisions; the exit code."""
+    results: list[dict[str, Any]] = []
+    result = asked.result.with_name("rehearse_exact.json")
+    for precision in PRECISIONS:
+        with tempfile.TemporaryDirectory(prefix="keepstep-rehearse-") as folder:
+            wanted = bits_of(straight(Path(folder), precision, steps=asked.steps))
+        for number in range(asked.schedules // len(PRECISIONS)):
+            dice = random.Random(f"{asked.seed} {precision} {number}")
+            parts = schedule(dice, steps=asked.steps)
+            begun = time.monotonic()
+            with tempfile.TemporaryDirectory(prefix="keepstep-rehearse-") as folder:
+                ran = resized(Path(folder), parts, precision, steps=asked.steps, dice=dice)
+                found = bits_of(ran)
+            one = {
+                "precision": precision,
+                "parts": [str(part) for part in parts],
+                "is_equal": found == wanted,
+                "seconds": round(time.monotonic() - begun, 1),
+            }
+            results.append(one)
+            state = "equal, bit for bit" if one["is_equal"] else "NOT EQUAL"
+            print(f"{precision} {number}: {state}; {'; '.join(one['parts'])}", flush=True)
+            result.write_text(json.dumps(results, indent=1) + "\n")
+    equal = sum(one["is_equal"] for one in results)
+    print(f"{equal} of {len(results)} schedules have the bits of {asked.steps} undisturbed steps")
+    return 0 if equal == len(results) else 1
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
@@ -361,7 +397,11 @@ def main() -> None:
     result = ROOT / "scripts" / "results" / "rehearse.json"
     parser.add_argument("--result", type=Path, default=result)
     parser.add_argument("--keep", type=Path, help="folder for the runs; default: a passing one")
+    parser.add_argument("--exact", action="store_true", help="schedules of sizes, not a storm")
+    parser.add_argument("--schedules", type=int, default=100, help="of --exact")
     asked = parser.parse_args()
+    if asked.exact:
+        raise SystemExit(rehearse_exact(asked))
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="keepstep-rehearse-"))
     folder.mkdir(parents=True, exist_ok=True)
     write_words(folder / "words.txt")

@@ -289,13 +289,14 @@ class Ran:
     @property
     def losses(self) -> dict[int, float]:
         """Loss by step; of a step that was done twice the last."""
-        return {line["step"]: line["loss"] for line in self._lines("metrics.jsonl")}
+        return {line["step"]: line["loss"] for line in self.lines("metrics.jsonl")}
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
         """Events of these kinds, in the order in which they were written."""
-        return [line for line in self._lines("events.jsonl") if line["kind"] in kinds]
+        return [line for line in self.lines("events.jsonl") if line["kind"] in kinds]
 
-    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+    def lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """Of a JSONL file, in the order in which they were written."""
         path = self.folder / name
         text = path.read_text() if path.exists() else ""
         # A line that is being written at this moment is seen in part.
