@@ -26,7 +26,7 @@ from .names import canonical_name
 from .shard import wrapped_modules
 
 # Powers of two by which a bound exceeds the largest gradient that was seen when it was set.
-_HEADROOM = 3
+_HEADROOM = 2
 # A grid below the smallest normal float32 would lose to flushing; gradients there are zero.
 _SMALLEST = 2.0**-90
 # Of an order-free sum of squares, each rounded to an integer: bits of the whole sum.

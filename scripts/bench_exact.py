@@ -71,7 +71,11 @@ def timed(config: RunConfig) -> Recipe:
     def finish(_: torch.nn.Module) -> dict[str, object]:
         seconds = [after - before for before, after in itertools.pairwise(moments)]
         carried = [after - before for before, after in itertools.pairwise(sent)]
-        return {"seconds_of_steps": seconds, "bytes_of_steps": carried}
+        return {
+            "seconds_of_steps": seconds,
+            "bytes_of_steps": carried,
+            "windows_done_again": len(moments) - config.train.steps,
+        }
 
     return Recipe(
         model=made.model,
@@ -107,12 +111,14 @@ def measure(*, turns: int, ranks: int, steps: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     carried: dict[str, list[float]] = {side: [] for side in SIDES}
     losses: dict[str, list[float]] = {}
+    again: list[int] = []
     for turn in range(turns):
         for side in list(SIDES) if turn % 2 == 0 else list(reversed(SIDES)):
             found = run(side, ranks=ranks, steps=steps)
             seconds[side].append(statistics.median(found["seconds_of_steps"][WARM_STEPS:]))
             carried[side].append(statistics.median(found["bytes_of_steps"][WARM_STEPS:]))
             losses[side] = found["losses"]
+            again += [found["windows_done_again"]] if side == "exact" else []
         print(f"turn {turn + 1}, seconds a step: {seconds}", flush=True)
     pairs = list(zip(seconds["plain"], seconds["exact"], strict=True))
     apart = [abs(a - b) / abs(b) for a, b in zip(losses["exact"], losses["plain"], strict=True)]
@@ -123,6 +129,7 @@ def measure(*, turns: int, ranks: int, steps: int) -> dict[str, Any]:
         "bytes_a_step_of_a_rank": sent,
         "steps_per_second_of_plain": statistics.median(plain / exact for plain, exact in pairs),
         "bytes_of_plain": sent["exact"] / sent["plain"] if sent["plain"] else 1.0,
+        "windows_done_again": again,
         "losses_apart_at_most": max(apart),
     }
 

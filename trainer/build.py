@@ -121,6 +121,12 @@ def _check_rollback(config: RunConfig) -> None:
     recovery = config.recovery
     if config.guard.on_spike is not OnSpike.rollback:
         return
+    if config.parallel.exact:
+        raise ConfigError(
+            "guard.on_spike=rollback: found parallel.exact=true, needed skip or stop, for which "
+            "step a run goes back to follows from when snapshots were taken; set "
+            "guard.on_spike=skip"
+        )
     if not recovery.enabled or recovery.snapshot_every == 0:
         found = "recovery.snapshot_every=0" if recovery.enabled else "recovery.enabled=false"
         raise ConfigError(
@@ -194,6 +200,8 @@ def build(config: RunConfig, make_recipe: MakeRecipe, life: Life) -> Job:
         policy.apply(device)
     if device.type == "cpu":
         keep_freed_memory()
+        if config.parallel.exact:  # with more the order of a kernel's sums follows from the number
+            torch.set_num_threads(1)
     recipe = make_recipe(config)
     samples, eval_samples = _source(recipe.samples), _eval_source(recipe, config)
     life.beat(0, Phase.start)

@@ -176,8 +176,9 @@ def of_rows(model: Any) -> Recipe:
         (normalised, 2, ("train.microbatch_samples=4",), "found 1, a BatchNorm1d"),
         (language_model, 2, ("parallel.expert=2",), "found parallel.expert=2, needed 1"),
         (language_model, 1, ("optim.implementation=fused",), "found 'fused' with parallel.exact"),
+        (language_model, 1, ("guard.on_spike=rollback",), "found parallel.exact=true, needed skip"),
     ],
-    ids=["buffer", "batch statistics", "experts", "fused"],
+    ids=["buffer", "batch statistics", "experts", "fused", "rollback"],
 )
 def test_what_cannot_be_exact_is_refused_by_name(
     corpus: Corpus, tmp_path: Path, recipe: Any, size: int, words: tuple[str, ...], said: str
