@@ -84,6 +84,28 @@ def test_a_wrong_byte_in_memory_is_named_and_the_older_snapshot_used(
     assert "does not match its digest" in str(restore["damaged"]) or restore["damaged"] == []
 
 
+def test_a_run_whose_memory_is_all_damaged_stops_and_begins_anew_when_started_again(
+    tmp_path: Path, undisturbed
+) -> None:
+    ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", save_every=0)
+    with start_job(1, words, folder=tmp_path, recipe=SLOW) as job:
+        job.until(lambda: len(ran.losses) >= 5, 20.0, "five steps")
+        job.kill_tree()
+        assert job.wait() == [-signal.SIGKILL]
+    for path in slot_paths(str(ran.folder.resolve())):
+        slot = SlotFile.named(path)
+        if (sealed := slot.read()) is not None:
+            flip_byte(path, sealed.data[1] - 3)
+        slot.close()
+    with start_job(1, words, folder=tmp_path) as job:
+        assert job.wait() == [1]
+        assert "memory: found every snapshot damaged (slot-" in job.errors(0)
+    with start_job(1, words, folder=tmp_path) as job:
+        assert job.wait() == [0], job.errors(0)
+    assert ran.events("restore") == []
+    assert_equal(ran, undisturbed(1))
+
+
 def test_a_fresh_start_is_not_confused_by_what_another_configuration_left(
     tmp_path: Path, undisturbed
 ) -> None:
