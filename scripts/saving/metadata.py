@@ -1,6 +1,6 @@
-"""What 100,000 boxes cost beside their bytes: planned, written as a manifest, read again."""
+"""What 100,000 boxes cost beside their bytes, those of 2,000 tensors that 50 ranks hold: what each
+rank plans of its own, what rank 0 writes as a manifest, and what is read and proven of it again."""
 
-import json
 import time
 from pathlib import Path
 
@@ -12,23 +12,26 @@ from keepstep.checkpoint.manifest import MANIFEST, FileEntry, encode
 from keepstep.checkpoint.shardfile import chunk_entry, file_name
 from keepstep.checkpoint.slots import Image
 
-COUNT = 100_000
+TENSORS, RANKS = 2000, 50
+COUNT = TENSORS * RANKS
 _DIGEST = "0" * 32
 
 
 def metadata_seconds(folder: Path) -> dict[str, float]:
-    """One rank's share of the work and rank 0's, in seconds by what is done."""
-    state = {f"model.layers.{place}.weight": torch.empty(4) for place in range(COUNT)}
+    """By what is done."""
+    state = {f"model.layers.{place}.weight": torch.empty(1, 4) for place in range(TENSORS)}
     begun = time.perf_counter()
     image = Image.of(state, state, rank=0, holders=[0], label={})
-    starts = image.starts()
-    planned = time.perf_counter()
-    name, header = file_name(0), image.header()
+    header, starts = image.header(), image.starts()
+    planned = time.perf_counter() - begun
     entries = [
-        chunk_entry(chunk, name, start, _DIGEST)
+        chunk_entry(chunk, file_name(rank), start, _DIGEST)._replace(
+            global_shape=(RANKS, 4), offsets=(rank, 0)
+        )
+        for rank in range(RANKS)
         for chunk, start in zip(image.chunks, starts, strict=False)
     ]
-    file = FileEntry(name=name, bytes=starts[-1], header_bytes=len(header), header_digest=_DIGEST)
+    sizes = {"bytes": starts[-1], "header_bytes": len(header), "header_digest": _DIGEST}
     manifest = Manifest(
         step=1,
         attempt="0" * 8,
@@ -36,19 +39,14 @@ def metadata_seconds(folder: Path) -> dict[str, float]:
         topology={},
         progress={},
         lineage={},
-        files=(file,),
+        files=tuple(FileEntry(name=file_name(rank), **sizes) for rank in range(RANKS)),
         chunks=tuple(entries),
     )
     place, checkpoint = LocalStore(folder), folder_name(1, manifest.attempt)
+    begun = time.perf_counter()
     place.create(f"{checkpoint}/{MANIFEST}", [encode(manifest)])
     written = time.perf_counter()
     found = read_manifest(place, checkpoint)
     read = time.perf_counter()
     assert len(found.chunks) == COUNT
-    return {"planned": planned - begun, "written": written - planned, "read": read - written}
-
-
-if __name__ == "__main__":
-    import sys
-
-    print(json.dumps(metadata_seconds(Path(sys.argv[1]))))
+    return {"planned": planned, "written": written - begun, "read": read - written}

@@ -2,7 +2,9 @@
 
 It writes to local folders only, and never calls fsync, so that a save of it is not durable when it
 says that it is. Set up as its page on hosts without an accelerator says (no pinned memory, no
-copies behind the host's back), and without O_DIRECT, which it leaves to the file system to refuse.
+copies behind the host's back), without O_DIRECT, which it leaves to the file system to refuse, and
+without its resharder: with one it asks for a tensor on device "cuda" whatever there is
+(metadata_manager.py, _all_gather_pickled_data), so that on CPU it loads the saved layout only.
 The environment, which takes all else from ours:
 
     .venv/bin/python -m venv --without-pip ENV
@@ -19,6 +21,8 @@ import torch.distributed as dist
 
 from .rank import Rank
 
+PATIENCE_SECONDS = 300
+
 
 class TorchCheckpointing:
     def __init__(self, rank: Rank) -> None:
@@ -26,16 +30,19 @@ class TorchCheckpointing:
             AsyncCheckpointSaverConfig,
             CheckpointManager,
             CheckpointStagerConfig,
-            ItemSpec,
         )
-        from torch_checkpointing.default_resharder import DefaultResharder
+        from torch_checkpointing.checkpoint_process import CheckpointProcessConfig
         from torch_checkpointing.storage.filesystem import LocalFileSystemStorageConfig
 
         self.rank, self.payload = rank, {"model": rank.state}
         staging = CheckpointStagerConfig(use_pinned_memory=False, use_non_blocking_copy=False)
         self.manager = CheckpointManager.Config(
-            items={"model": ItemSpec(resharder=DefaultResharder())},
-            save=AsyncCheckpointSaverConfig(staging_config=staging),
+            save=AsyncCheckpointSaverConfig(
+                staging_config=staging,
+                process_config=CheckpointProcessConfig(
+                    subprocess_init_timeout_secs=PATIENCE_SECONDS
+                ),
+            ),
             storage_config=LocalFileSystemStorageConfig(use_direct_io=False),
         ).build()
         self.manager.prewarm_staging(self.payload)
