@@ -39,7 +39,23 @@ def test_a_killed_worker_goes_on_from_memory_and_repeats_the_step_in_flight_only
     (restore,) = ran.events("restore")
     assert restore["path"] == "memory"
     assert restore["step"] in (7, 8)  # the copy of step 8 may have been under way
-    assert [one["slots"] for one in ran.events("snapshots")] == [2, 2]
+    found = [(one["slots"], one["step"]) for one in ran.events("snapshots")]
+    assert found == [(2, 0), (2, restore["step"])]
+
+
+def test_a_run_that_saves_its_last_step_alone_takes_no_memory_for_slots(
+    tmp_path: Path, undisturbed
+) -> None:
+    ran = Ran(tmp_path / "run")
+    words = overrides(ran.folder, "recovery.snapshot_every=0", save_every=0)
+    with start_job(1, words, folder=tmp_path, recipe=SLOW) as job:
+        job.until(lambda: ran.losses, 60.0, "the first step")
+        slots = [SlotFile.named(path).num_bytes for path in slots_of(job.worker(0))]
+        assert job.wait() == [0], job.errors(0)
+    assert ran.events("snapshots") == []
+    assert max(slots, default=0) <= 4096
+    assert_equal(ran, undisturbed(1))
+    assert [one["step"] for one in ran.events("checkpoint")] == [10]
 
 
 def test_a_whole_tree_killed_goes_on_from_the_memory_that_it_left(
