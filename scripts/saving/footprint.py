@@ -9,13 +9,13 @@ processes' memory is what smaps_rollup calls Pss: what they share counts once.
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from recovery.job import Job, JobError
 from torch import Tensor, nn
 
 from keepstep.trainer import Batch, Recipe, RunConfig, Trainer, supervise
@@ -23,7 +23,7 @@ from keepstep.trainer import Batch, Recipe, RunConfig, Trainer, supervise
 SCRIPTS = Path(__file__).parent.parent
 WIDTH = 1024
 MIB_VARIABLE = "BENCH_MODEL_MIB"
-STEPS, SAVE_EVERY = 24, 6
+STEPS, SAVE_EVERY = 12, 4
 _LOOK_SECONDS = 0.02
 _LONGEST_SECONDS = 600.0
 _PLAIN = ("recovery.snapshot_every=0", "checkpoint.every_steps=0", "checkpoint.at_end=false")
@@ -70,17 +70,18 @@ def _peak(run: Path, words: tuple[str, ...], mib: int, ranks: int) -> float:
         *(f"train.steps={STEPS}", "train.batch_samples=8", "train.microbatch_samples=4"),
         *(f"parallel.shard={ranks}", "run.resume=never", "telemetry.progress=false", *words),
     ]
-    environment = {**os.environ, MIB_VARIABLE: str(mib), "PYTHONPATH": str(SCRIPTS)}
+    paths = os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])
+    variables = {MIB_VARIABLE: str(mib), "PYTHONPATH": paths}
+    run.mkdir(parents=True)
     peak, deadline = 0, time.monotonic() + _LONGEST_SECONDS
-    with subprocess.Popen(command, env=environment, start_new_session=True) as job:
-        while job.poll() is None and time.monotonic() < deadline:
+    with Job(run) as job:
+        launcher = job.start(command, variables)
+        while launcher.poll() is None and time.monotonic() < deadline:
             if _steps(run) >= 2:
-                peak = max(peak, sum(map(_pss_kib, _session(job.pid))))
+                peak = max(peak, sum(map(_pss_kib, job.marked())))
             time.sleep(_LOOK_SECONDS)
-        if job.poll() is None:
-            job.terminate()
-    if job.returncode:
-        raise SystemExit(f"{run}: the job ended with exit code {job.returncode}, needed 0")
+        if launcher.poll() != 0:
+            raise JobError(f"{run}: found the job ended badly or not at all\n{job.log_tail()}")
     return peak / 1024
 
 
@@ -88,17 +89,6 @@ def _steps(run: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return (run / "metrics.jsonl").read_bytes().count(b"\n")
     return 0
-
-
-def _session(leader: int) -> list[int]:
-    """The processes of a job that was started as a session of its own."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError):
-            words = (path / "stat").read_text().rpartition(")")[2].split()
-            if int(words[3]) == leader:
-                found.append(int(path.name))
-    return found
 
 
 def _pss_kib(pid: int) -> int:
