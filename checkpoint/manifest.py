@@ -3,13 +3,15 @@
 Owns the record and its checks. Does not read or write files.
 """
 
+import contextlib
 import dataclasses
+import gc
 import itertools
 import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -248,7 +250,7 @@ def decode(raw: bytes, *, path: str, check: Check = accept) -> Manifest:
     prove(raw, path=path)
     check(raw[frame.start :], frame.signature)
     head, rest = raw[frame.start : frame.end], raw[frame.end :]
-    with _Said(path):
+    with _Said(path), _uncollected():
         _expect(digest_bytes(head) == frame.head_digest, "its head has another digest")
         _expect(rest.startswith(_TENSORS) and rest.endswith(b"}"), "its head ends elsewhere")
         parsed = _parse_head(json.loads(head))
@@ -259,6 +261,19 @@ def decode(raw: bytes, *, path: str, check: Check = accept) -> Manifest:
         manifest = Manifest(**parsed, chunks=tuple(chunks))
         _check(manifest, manifest.by_name())
     return manifest
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which would walk hundreds of thousands of new records, none of
+    them garbage, again and again, and take longer than their making."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Said:

@@ -3,7 +3,7 @@ proven by itself, so that a reader of a few rows reads little more than these.""
 
 from collections.abc import Callable, Iterator
 
-from .digest import digest_bytes, is_digest_of
+from .digest import copy_bytes, digest_bytes, is_digest_of
 
 PIECE_BYTES = 4 * 2**20
 
@@ -23,6 +23,12 @@ def cut(data: memoryview) -> Iterator[memoryview]:
 def digest_pieces(data: memoryview, digest: Callable[[memoryview], str] = digest_bytes) -> str:
     """The digests of a chunk's pieces, one behind the other."""
     return "".join(map(digest, cut(data)))
+
+
+def copy_pieces(source: memoryview, target: memoryview) -> str:
+    """Copies a chunk's bytes; what `digest_pieces` says of the target then, at little more than
+    the copy's cost."""
+    return "".join(map(copy_bytes, cut(source), cut(target)))
 
 
 def split_digests(digests: str, num_bytes: int) -> list[str]:

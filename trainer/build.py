@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 from torch import nn
 
-from ..checkpoint import Checkpoints, LocalStore
+from ..checkpoint import Checkpoints, LocalStore, open_place
 from ..checkpoint.claims import Fence
 from ..data import (
     Loader,
@@ -44,7 +44,7 @@ from .errors import ConfigError
 from .exact import Exact, ExactRunner
 from .forward_backward import Flat, Piped, Runner
 from .guard.config import OnSpike
-from .identity import open_checkpoints, open_seal
+from .identity import checkpoint_folder, open_checkpoints, open_seal
 from .optim import build_optimizer
 from .recipe import MakeRecipe, Recipe
 from .recovery.config import FaultKind
@@ -97,6 +97,7 @@ def check(config: RunConfig, world: World) -> Degrees:
     _check_microbatches(config, degrees)
     with _settings_at_fault():
         place = open_checkpoints(config)
+        _check_tiers(config)
     if (metric := config.checkpoint.best_metric) not in (None, *METRICS):
         raise ConfigError(
             f"checkpoint.best_metric: found {metric}, needed {' or '.join(METRICS)}; set one, or "
@@ -115,6 +116,20 @@ def check(config: RunConfig, world: World) -> Degrees:
                 "local folder; set another checkpoint.path, or leave the fault out"
             )
     return degrees
+
+
+def _check_tiers(config: RunConfig) -> None:
+    """Each place is one of its own: a copy to where it was read from would be tidied with it."""
+    taken: set[str] = set()
+    for path in (checkpoint_folder(config), *(tier.path for tier in config.checkpoint.tiers)):
+        place = open_place(path, config.checkpoint.store)
+        address = str(place.root.resolve()) if isinstance(place, LocalStore) else place.address()
+        if address in taken:
+            raise ConfigError(
+                f"checkpoint.tiers: found {path} twice among checkpoint.path and the tiers, needed "
+                "a place of its own for each; leave one out, or set another path"
+            )
+        taken.add(address)
 
 
 def _check_rollback(config: RunConfig) -> None:

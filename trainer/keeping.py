@@ -109,7 +109,8 @@ def start_saver(
         say,
         lambda: saver.wake(),
     )
-    promoter.start()
+    if tiers:
+        promoter.start()
     saver = Saver(
         slots,
         lambda: open_checkpoints(config),

@@ -148,7 +148,9 @@ class Trainer:
             return EXIT_FINISHED
         if self.life.generation == 0:
             self.job.checkpoints.require_space(state.saved)
-        self.saving = open_saving(self.job, state, image, self.life, self.reporter)
+        self.saving = open_saving(
+            self.job, state, image, self.life, self.reporter, step=self.progress.step
+        )
         self.guard.rollback = Rollback(
             job=self.job,
             life=self.life,

@@ -126,14 +126,22 @@ def _restore(job: Job, state: State, life: Life, memory: Memory) -> Restored | N
     damaged: list[Damage] = []
     while True:
         choice = _agreed_choice(job, life, memory)
-        if choice == NOTHING:
-            return None
         if choice != IN_MEMORY:
             break
-        if (restored := memory.load(state, damaged)) is not None:
+        if (restored := memory.load(state, damaged, in_place=True)) is not None:
             return restored
-    step = None if choice == NEWEST else int(choice)
-    return _from_places(job, state, life, step, damaged)
+    restored = None
+    if choice != NOTHING:
+        step = None if choice == NEWEST else int(choice)
+        restored = _from_places(job, state, life, step, damaged)
+    if restored is None and damaged:  # the state holds half of what is damaged
+        memory.keep_until(-1)
+        raise StoppedError(
+            f"memory: found every snapshot damaged ({damaged[-1].file}: {damaged[-1].reason}) and "
+            "no checkpoint, needed one that is whole; start the same command again, which begins "
+            "at step 0"
+        )
+    return restored
 
 
 def _from_places(

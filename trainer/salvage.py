@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import final
 
-from ..checkpoint import Cargo, CheckpointError, Exchange, Found, commit, committed
+from ..checkpoint import (
+    Cargo,
+    CheckpointError,
+    DiskFullError,
+    Exchange,
+    Found,
+    commit,
+    committed,
+)
 from ..checkpoint.claims import Fence
 from ..checkpoint.exchange import RanksFailedError, share
 from ..checkpoint.slots import Box, Held, Left, Union, Whole, boxes_of, deal, wholes
@@ -137,7 +145,7 @@ def _save(
     for tries in range(1, _TRIES + 1):
         try:
             return commit(place, exchange, part, cargo, fence, seal)
-        except CheckpointError as error:
+        except (CheckpointError, DiskFullError) as error:
             if "does not match its digest" in str(error):
                 raise _DamagedError(str(error)) from error
             if tries == _TRIES:

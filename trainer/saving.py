@@ -13,6 +13,7 @@ from ..checkpoint import Cargo, Checkpoints
 from ..checkpoint.slots import Image, Snapshots
 from ..parallel import Exchange
 from .build import Job
+from .config import RunConfig
 from .identity import digest, identity, run_folder
 from .recovery.heartbeat import Phase
 from .recovery.life import Life
@@ -228,10 +229,17 @@ def image_of(job: Job, state: State, life: Life) -> Image:
     return Image.of(state.tensors, state.saved, rank=rank, holders=holders, label=label)
 
 
-def open_saving(job: Job, state: State, image: Image, life: Life, reporter: Reporter) -> Saving:
-    """Collective: slots where every rank has the memory for them, else saves that block."""
+def open_saving(
+    job: Job, state: State, image: Image, life: Life, reporter: Reporter, *, step: int
+) -> Saving:
+    """Collective: slots where they are needed and every rank has the memory for them, else saves
+    that block.
+
+    Args:
+        step: of the state as it is.
+    """
     live = LiveSaving(job.checkpoints, reporter)
-    if life.slots is None:
+    if life.slots is None or not _saves_while_training(job.config):
         return live
     snapshots = Snapshots(
         life.slots.named,
@@ -246,7 +254,9 @@ def open_saving(job: Job, state: State, image: Image, life: Life, reporter: Repo
     except OSError as error:
         trouble = str(error)
     if Exchange(job.topology.control).all_agree(not trouble):
-        reporter.event("snapshots", 0, bytes=snapshots.num_bytes, slots=job.config.recovery.slots)
+        reporter.event(
+            "snapshots", step, bytes=snapshots.num_bytes, slots=job.config.recovery.slots
+        )
         return SlotSaving(snapshots, life, job.config.recovery.snapshot_every)
     snapshots.close()
     reporter.say(
@@ -254,6 +264,18 @@ def open_saving(job: Job, state: State, image: Image, life: Life, reporter: Repo
         "a checkpoint blocks the loop"
     )
     return live
+
+
+def _saves_while_training(config: RunConfig) -> bool:
+    """Whether anything is ever to leave a training process before its last step."""
+    saves = config.checkpoint
+    return (
+        config.recovery.snapshot_every != 0
+        or saves.every_steps > 0
+        or saves.every_seconds != 0
+        or bool(saves.at_steps)
+        or saves.best_metric is not None
+    )
 
 
 def _available_bytes() -> int:

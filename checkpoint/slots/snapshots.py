@@ -7,18 +7,17 @@ import errno
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import final
 
-import numpy as np
 import torch
 
 from ..commit import Cargo
 from ..digest import tensor_bytes
 from ..layout import State, local_chunks
-from ..pieces import digest_pieces
+from ..pieces import copy_pieces, digest_pieces
 from .image import Image, pack_digests
 from .slotfile import SlotFile
 
@@ -142,12 +141,14 @@ class Snapshots:
         if pin:
             slot.pin()
         pairs = self._pairs(state, self._views[index])
-        now = [pair for name, pair in pairs if name in self._volatile]
-        later = [pair for name, pair in pairs if name not in self._volatile]
-        for pair in now:
-            pair.target.copy_(pair.source)
+        later: dict[int, Pair] = {}
+        for place, (name, pair) in enumerate(pairs):
+            if name in self._volatile:
+                pair.target.copy_(pair.source)
+            else:
+                later[place] = pair
         self._copied.clear()
-        event = self._begin_on_device(later)
+        event = self._begin_on_device(later.values())
         self._sealed = self._thread.submit(self._finish, slot, index, later, cargo, event)
         return index if self._slots[0] in self._named else index + len(self._named)
 
@@ -190,7 +191,7 @@ class Snapshots:
         pairs = (Pair(held, view) for held, view in zip(self._held, views, strict=True))
         return list(zip(names, pairs, strict=True))
 
-    def _begin_on_device(self, pairs: Sequence[Pair]) -> torch.cuda.Event | None:
+    def _begin_on_device(self, pairs: Collection[Pair]) -> torch.cuda.Event | None:
         """CUDA: the copies, on a stream of their own behind what the step has queued."""
         if not any(pair.source.is_cuda for pair in pairs):
             return None
@@ -209,21 +210,24 @@ class Snapshots:
         self,
         slot: SlotFile,
         index: int,
-        pairs: Sequence[Pair],
+        pairs: Mapping[int, Pair],
         cargo: Cargo,
         event: torch.cuda.Event | None,
     ) -> None:
-        begun = time.perf_counter()
+        begun, known = time.perf_counter(), dict[int, str]()
         try:
             if event is not None:
                 event.synchronize()
             else:
-                for pair in pairs:
-                    _copy(pair)
+                for place, pair in pairs.items():
+                    known[place] = _copy(pair)
         finally:
             self.copy_seconds = time.perf_counter() - begun
             self._copied.set()
-        digests = [digest_pieces(tensor_bytes(view)) for view in self._views[index]]
+        digests = [
+            known.get(place) or digest_pieces(tensor_bytes(view))
+            for place, view in enumerate(self._views[index])
+        ]
         facts = json.dumps({**asdict(cargo), "created": time.time()}).encode()
         slot.seal(cargo.step, pack_digests(digests) + facts)
 
@@ -242,9 +246,9 @@ def _pin(data: memoryview) -> int:
     return whole.data_ptr()
 
 
-def _copy(pair: Pair) -> None:
-    """One thread, and without the interpreter's lock, so that the step's own threads go on."""
+def _copy(pair: Pair) -> str:
+    """The digests of what was copied."""
     if pair.source.is_contiguous():
-        np.copyto(np.asarray(tensor_bytes(pair.target)), np.asarray(tensor_bytes(pair.source)))
-    else:
-        pair.target.copy_(pair.source)
+        return copy_pieces(tensor_bytes(pair.source), tensor_bytes(pair.target))
+    pair.target.copy_(pair.source)
+    return digest_pieces(tensor_bytes(pair.target))

@@ -1,5 +1,6 @@
 """A manifest proves its own bytes, contradicts itself nowhere, and names no file elsewhere."""
 
+import gc
 import json
 
 import pytest
@@ -55,6 +56,18 @@ def sealed_bytes(head, tensors, version=3):
 
 def boxes(tensors):
     return tensors["w"][2]
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_decoding_leaves_garbage_collection_as_it_was(is_enabled, monkeypatch):
+    monkeypatch.setattr(gc, "isenabled", lambda: is_enabled)
+    calls = []
+    monkeypatch.setattr(gc, "enable", lambda: calls.append("enable"))
+    monkeypatch.setattr(gc, "disable", lambda: calls.append("disable"))
+    decode(encode(manifest()), path="here")
+    with pytest.raises(CorruptError):
+        decode(resealed(lambda head, tensors: boxes(tensors).clear()), path="here")
+    assert calls == (["disable", "enable"] if is_enabled else ["disable"]) * 2
 
 
 def test_what_was_encoded_is_decoded():

@@ -39,6 +39,16 @@ def recipe(tokens_per_sample: int = 1) -> Recipe:
             ["checkpoint.path='s3://me:hush@bucket/run'"],
             "checkpoint.path: found a s3:// URL with a user, a password",
         ),
+        (
+            1,
+            ["checkpoint.path=/a/b", "checkpoint.tiers=[{path:file:///a/c/../b/}]"],
+            "checkpoint.tiers: found file:///a/c/../b/ twice among checkpoint.path",
+        ),
+        (
+            1,
+            ["checkpoint.tiers=[{path:s3://b/run},{path:s3://b/run/}]"],
+            "checkpoint.tiers: found s3://b/run/ twice among checkpoint.path and the tiers",
+        ),
         (1, ["checkpoint.best_metric=speed"], "checkpoint.best_metric: found speed, needed eval"),
         (
             1,

@@ -9,7 +9,7 @@ import torch
 from keepstep.checkpoint import CorruptError, LocalStore, SoloExchange, verify
 from keepstep.checkpoint.commit import Cargo, commit
 from keepstep.checkpoint.manager import Checkpoints
-from keepstep.checkpoint.slots import Image, SlotFile, Snapshots, newest
+from keepstep.checkpoint.slots import Held, Image, SlotFile, Snapshots, newest
 
 
 def make_state():
@@ -57,13 +57,34 @@ def held(slots, place=0):
     return newest(slots)[place]
 
 
-def test_a_state_comes_back_bit_for_bit(snapshots, slots, state):
+def prove_and_load(found, live):
+    found.prove()
+    found.load_into(live)
+
+
+LOADS = pytest.mark.parametrize("load", [prove_and_load, Held.fill])
+
+
+@LOADS
+def test_a_state_comes_back_bit_for_bit(snapshots, slots, state, load):
     snapshots.begin(state, cargo(5))
     snapshots.settle()
     found, other = held(slots), {name: torch.ones_like(one) for name, one in state.items()}
-    found.prove()
-    found.load_into(other)
+    load(found, other)
     assert found.cargo == cargo(5)
+    assert all(torch.equal(other[name], state[name]) for name in state)
+
+
+def test_tensors_of_many_blocks_and_pieces_come_back_bit_for_bit(slots):
+    state = {f"model.{count}": torch.randn(count) for count in (2**18 + 3, 2**21 - 1, 2**20)}
+    taken = Snapshots(slots, [], image_of(state), volatile=(), say=print)
+    taken.open()
+    taken.begin(state, cargo(1))
+    taken.settle()
+    taken.close()
+    other = {name: torch.zeros_like(one) for name, one in state.items()}
+    held(slots).prove()
+    held(slots).fill(other)
     assert all(torch.equal(other[name], state[name]) for name in state)
 
 
@@ -105,13 +126,14 @@ def test_the_same_topology_finds_the_slots_of_a_process_that_died(snapshots, slo
     again.close()
 
 
-def test_a_flipped_byte_in_memory_is_named(snapshots, slots, state):
+@LOADS
+def test_a_flipped_byte_in_memory_is_named(snapshots, slots, state, load):
     snapshots.begin(state, cargo(5))
     snapshots.settle()
     data = slots[0].map()
     data[len(data) // 2] ^= 1
     with pytest.raises(CorruptError, match=r"tensor model\.w does not match its digest"):
-        held(slots).prove()
+        load(held(slots), state)
 
 
 def test_a_durable_save_out_of_a_slot_is_the_checkpoint_of_the_live_state(

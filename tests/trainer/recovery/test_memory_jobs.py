@@ -39,7 +39,23 @@ def test_a_killed_worker_goes_on_from_memory_and_repeats_the_step_in_flight_only
     (restore,) = ran.events("restore")
     assert restore["path"] == "memory"
     assert restore["step"] in (7, 8)  # the copy of step 8 may have been under way
-    assert [one["slots"] for one in ran.events("snapshots")] == [2, 2]
+    found = [(one["slots"], one["step"]) for one in ran.events("snapshots")]
+    assert found == [(2, 0), (2, restore["step"])]
+
+
+def test_a_run_that_saves_its_last_step_alone_takes_no_memory_for_slots(
+    tmp_path: Path, undisturbed
+) -> None:
+    ran = Ran(tmp_path / "run")
+    words = overrides(ran.folder, "recovery.snapshot_every=0", save_every=0)
+    with start_job(1, words, folder=tmp_path, recipe=SLOW) as job:
+        job.until(lambda: ran.losses, 60.0, "the first step")
+        slots = [SlotFile.named(path).num_bytes for path in slots_of(job.worker(0))]
+        assert job.wait() == [0], job.errors(0)
+    assert ran.events("snapshots") == []
+    assert max(slots, default=0) <= 4096
+    assert_equal(ran, undisturbed(1))
+    assert [one["step"] for one in ran.events("checkpoint")] == [10]
 
 
 def test_a_whole_tree_killed_goes_on_from_the_memory_that_it_left(
@@ -82,6 +98,28 @@ def test_a_wrong_byte_in_memory_is_named_and_the_older_snapshot_used(
     (restore,) = ran.events("restore")
     assert restore["step"] < held.step
     assert "does not match its digest" in str(restore["damaged"]) or restore["damaged"] == []
+
+
+def test_a_run_whose_memory_is_all_damaged_stops_and_begins_anew_when_started_again(
+    tmp_path: Path, undisturbed
+) -> None:
+    ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", save_every=0)
+    with start_job(1, words, folder=tmp_path, recipe=SLOW) as job:
+        job.until(lambda: len(ran.losses) >= 5, 20.0, "five steps")
+        job.kill_tree()
+        assert job.wait() == [-signal.SIGKILL]
+    for path in slot_paths(str(ran.folder.resolve())):
+        slot = SlotFile.named(path)
+        if (sealed := slot.read()) is not None:
+            flip_byte(path, sealed.data[1] - 3)
+        slot.close()
+    with start_job(1, words, folder=tmp_path) as job:
+        assert job.wait() == [1]
+        assert "memory: found every snapshot damaged (slot-" in job.errors(0)
+    with start_job(1, words, folder=tmp_path) as job:
+        assert job.wait() == [0], job.errors(0)
+    assert ran.events("restore") == []
+    assert_equal(ran, undisturbed(1))
 
 
 def test_a_fresh_start_is_not_confused_by_what_another_configuration_left(

@@ -1,0 +1,89 @@
+"""One rank of the bench of checkpoints: its state, its slots, and the seconds measured so far."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from keepstep.checkpoint import Cargo
+from keepstep.checkpoint.slots import Held, Image, SlotFile, Snapshots, newest
+from keepstep.parallel import Exchange
+
+TENSORS = 64
+_LOOKS = 5
+
+
+class Rank:
+    """`compute` is about ten copies of the state long; seconds are those of the slowest rank."""
+
+    def __init__(self, mib: int, folder: Path) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.folder = folder
+        self.mesh = init_device_mesh("cpu", (self.size,))
+        self.state = self._make_state(mib)
+        self.bytes = sum(t.to_local().nbytes for t in self.state.values())
+        self.exchange = Exchange(dist.group.WORLD)
+        self.seconds: dict[str, list[float]] = {}
+        self.slots = [SlotFile.unnamed() for _ in range(2)]
+        image = Image.of(self.state, self.state, rank=self.rank, holders=range(self.size), label={})
+        self.snapshots = Snapshots(self.slots, [], image, volatile=(), say=print)
+        self.snapshots.open()
+        self.units = 1
+        copies = [self._copy_seconds() for _ in range(_LOOKS)]
+        self.units = max(1, round(10 * min(copies) / min(self._one_unit() for _ in range(_LOOKS))))
+
+    def compute(self) -> None:
+        """A forward and backward: arithmetic on one core."""
+        a = torch.ones(512, 512)
+        for _ in range(self.units * 4):
+            a = (a @ a).mul_(1e-3)
+
+    def cargo(self, step: int) -> Cargo:
+        return Cargo(step=step, topology={"shard": self.size}, progress={}, lineage={})
+
+    def held(self, step: int) -> Held:
+        """A whole snapshot of the state as it is, which no reader has to give back."""
+        self.snapshots.begin(self.state, self.cargo(step))
+        self.snapshots.settle()
+        return newest(self.slots)[0]
+
+    def image(self) -> memoryview:
+        """As many bytes as the state's local part has, in memory."""
+        return memoryview(self.slots[0].map())[: self.bytes]
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Notes how long the block takes the slowest rank, all having begun together."""
+        dist.barrier()
+        begun = time.perf_counter()
+        yield
+        self.note(name, time.perf_counter() - begun)
+
+    def note(self, name: str, seconds: float) -> None:
+        slowest = torch.tensor(seconds, dtype=torch.float64)
+        dist.all_reduce(slowest, dist.ReduceOp.MAX)
+        self.seconds.setdefault(name, []).append(float(slowest))
+
+    def _make_state(self, mib: int) -> dict[str, DTensor]:
+        rows = mib * 2**20 // (TENSORS * 4 * 1024)
+        return {
+            f"model.layer{place:02d}": DTensor.from_local(
+                torch.randn(rows // self.size, 1024), self.mesh, [Shard(0)]
+            )
+            for place in range(TENSORS)
+        }
+
+    def _copy_seconds(self) -> float:
+        begun = time.perf_counter()
+        self.held(0)
+        return time.perf_counter() - begun
+
+    def _one_unit(self) -> float:
+        begun = time.perf_counter()
+        self.compute()
+        return time.perf_counter() - begun
