@@ -3,6 +3,7 @@ would start, without starting Python again. Everything ends by its process id, a
 
 import contextlib
 import faulthandler
+import functools
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import TCPStore
 
-from keepstep.trainer import Recipe, RunConfig, Trainer
+from keepstep.trainer import ConfigError, Recipe, RunConfig, Trainer
 from keepstep.trainer.compose import compose
 from keepstep.trainer.recipe import MakeRecipe
 from keepstep.trainer.recovery.preload import preload
@@ -216,7 +217,6 @@ def start_job(
         has_agent: a process beside them hosts the store, as torchrun's agent does; else rank 0.
     """
     preload()
-    compose()  # Hydra finds its plugins once, here and not in every fork
     outputs = folder / f"job-{time.monotonic_ns()}"
     outputs.mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -224,15 +224,38 @@ def start_job(
     on_node = node_size or size
     place = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(on_node), "MASTER_ADDR": "127.0.0.1"}
     place |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": str(has_agent)}
+    of_ranks = [[*words, *(per_rank or {}).get(rank, [])] for rank in range(size)]
+    configs = [_composed(own) for own in of_ranks]
     job = Job([], outputs, _start_agent(port) if has_agent else None)
-    for rank in range(size):
+    for rank, (own, config) in enumerate(zip(of_ranks, configs, strict=True)):
         pid = os.fork()
         if pid == 0:
-            own = [*words, *(per_rank or {}).get(rank, [])]
             os.environ.update({**place, "RANK": str(rank), "LOCAL_RANK": str(rank % on_node)})
-            _live(rank, outputs, own, recipe or tiny())
+            _live(rank, outputs, own, config, recipe or tiny())
         job.guardians.append(pid)
     return job
+
+
+def _composed(words: Sequence[str]) -> RunConfig | None:
+    """What Hydra makes of the words: half the time of a small job, where each rank asks it. None
+    for a sweep and for what Hydra refuses, which is each rank's own to say."""
+    folder, rest = None, []
+    for word in words:
+        if word.startswith("run.dir="):
+            folder = word.removeprefix("run.dir=")
+        else:
+            rest.append(word)
+    if folder is None or "-m" in rest or (config := _composed_once(tuple(rest))) is None:
+        return None
+    return replace(config, run=replace(config.run, dir=folder))
+
+
+@functools.cache
+def _composed_once(words: tuple[str, ...]) -> RunConfig | None:
+    try:
+        return compose(words)
+    except ConfigError:
+        return None
 
 
 def _start_agent(port: int) -> int:
@@ -250,10 +273,15 @@ def _start_agent(port: int) -> int:
     return pid
 
 
-def _live(rank: int, outputs: Path, words: list[str], recipe: MakeRecipe) -> None:
+def _live(
+    rank: int, outputs: Path, words: list[str], config: RunConfig | None, recipe: MakeRecipe
+) -> None:
     """A guardian's whole life, in a fork of the test process; never returns."""
     code = 111
     try:
+        if config is not None:
+            asked = sys.modules[run.__module__]
+            asked.run_hydra = lambda argv, job, **_: job(config, None)  # type: ignore[attr-defined]
         for fd, kind in ((1, "out"), (2, "err")):
             file = os.open(outputs / f"{kind}-{rank}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(file, fd)
