@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch.distributed import TCPStore
 from keepstep.trainer import ConfigError, Recipe, RunConfig, Trainer
 from keepstep.trainer.compose import compose
 from keepstep.trainer.recipe import MakeRecipe
+from keepstep.trainer.recovery.ledger import read_lines
 from keepstep.trainer.recovery.preload import preload
 from keepstep.trainer.supervise import run
 
@@ -98,7 +99,7 @@ class Job:
     agent: int | None = None
     codes: dict[int, int] = field(default_factory=dict)
 
-    def wait(self, timeout: float = 60.0) -> list[int]:
+    def wait(self, timeout: float = 120.0) -> list[int]:
         """Waits for every guardian and answers their exit codes by rank; negative for a signal.
 
         Raises:
@@ -149,7 +150,7 @@ class Job:
                     found[ranks[guardian]] = pid
         return found
 
-    def worker(self, rank: int, timeout: float = 30.0) -> int:
+    def worker(self, rank: int, timeout: float = 60.0) -> int:
         """The pid of the worker of `rank`, waited for."""
         self.until(lambda: rank in self.workers(), timeout, f"worker of rank {rank}")
         return self.workers()[rank]
@@ -180,7 +181,7 @@ class Job:
 
     def __exit__(self, *_: object) -> None:
         self.kill_tree()
-        self.until(self.is_over, 5.0, "end after a SIGKILL")
+        self.until(self.is_over, 30.0, "end after a SIGKILL")
 
     def _files(self, kind: str) -> list[Path]:
         return [self.outputs / f"{kind}-{rank}" for rank in range(len(self.guardians))]
@@ -191,9 +192,8 @@ class Job:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR2)
         time.sleep(0.3)
-        texts = [
-            f"{path}:\n{path.read_text()}" for kind in ("out", "err") for path in self._files(kind)
-        ]
+        files = (path for kind in ("out", "err") for path in self._files(kind))
+        texts = [f"{path}:\n{path.read_text()}" for path in files if path.exists()]
         return f"processes and parents: {parents}, ended: {self.codes}\n" + "\n".join(texts)
 
 
@@ -323,9 +323,6 @@ class Ran:
         """Events of these kinds, in the order in which they were written."""
         return [line for line in self._lines("events.jsonl") if line["kind"] in kinds]
 
-    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
-        path = self.folder / name
-        text = path.read_text() if path.exists() else ""
-        # A line that is being written at this moment is seen in part.
-        whole = text[: text.rfind("\n") + 1]
-        return map(json.loads, filter(None, whole.splitlines()))
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        # Without a line that is being written at this moment, or that a kill tore.
+        return read_lines(self.folder / name)
