@@ -10,7 +10,7 @@ from keepstep.trainer import Recipe, RunConfig
 from keepstep.trainer.recipe import MakeRecipe
 
 
-def decoder_recipe(sleep_seconds: float = 0.0) -> MakeRecipe:
+def decoder_recipe(sleep_seconds: float = 0.0, *, blocks: int = 4) -> MakeRecipe:
     """The decoder with dropout and a tied head on random tokens; each micro-batch sleeps beside."""
 
     def recipe(config: RunConfig) -> Recipe:
@@ -24,7 +24,7 @@ def decoder_recipe(sleep_seconds: float = 0.0) -> MakeRecipe:
             return summed
 
         return Recipe(
-            model=lambda: Decoder(dropout=0.25),
+            model=lambda: Decoder(blocks, dropout=0.25),
             plan=decoder_plan(tied=(("head.weight", "embed.weight"),)),
             loss=loss,
             samples=samples,

@@ -3,6 +3,7 @@ would start, without starting Python again. Everything ends by its process id, a
 
 import contextlib
 import faulthandler
+import functools
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import TCPStore
 
-from keepstep.trainer import Recipe, RunConfig, Trainer
+from keepstep.trainer import ConfigError, Recipe, RunConfig, Trainer
 from keepstep.trainer.compose import compose
 from keepstep.trainer.recipe import MakeRecipe
+from keepstep.trainer.recovery.ledger import read_lines
 from keepstep.trainer.recovery.preload import preload
 from keepstep.trainer.supervise import run
 
@@ -97,7 +99,7 @@ class Job:
     agent: int | None = None
     codes: dict[int, int] = field(default_factory=dict)
 
-    def wait(self, timeout: float = 60.0) -> list[int]:
+    def wait(self, timeout: float = 120.0) -> list[int]:
         """Waits for every guardian and answers their exit codes by rank; negative for a signal.
 
         Raises:
@@ -148,7 +150,7 @@ class Job:
                     found[ranks[guardian]] = pid
         return found
 
-    def worker(self, rank: int, timeout: float = 30.0) -> int:
+    def worker(self, rank: int, timeout: float = 60.0) -> int:
         """The pid of the worker of `rank`, waited for."""
         self.until(lambda: rank in self.workers(), timeout, f"worker of rank {rank}")
         return self.workers()[rank]
@@ -179,7 +181,7 @@ class Job:
 
     def __exit__(self, *_: object) -> None:
         self.kill_tree()
-        self.until(self.is_over, 5.0, "end after a SIGKILL")
+        self.until(self.is_over, 30.0, "end after a SIGKILL")
 
     def _files(self, kind: str) -> list[Path]:
         return [self.outputs / f"{kind}-{rank}" for rank in range(len(self.guardians))]
@@ -190,9 +192,8 @@ class Job:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR2)
         time.sleep(0.3)
-        texts = [
-            f"{path}:\n{path.read_text()}" for kind in ("out", "err") for path in self._files(kind)
-        ]
+        files = (path for kind in ("out", "err") for path in self._files(kind))
+        texts = [f"{path}:\n{path.read_text()}" for path in files if path.exists()]
         return f"processes and parents: {parents}, ended: {self.codes}\n" + "\n".join(texts)
 
 
@@ -216,7 +217,6 @@ def start_job(
         has_agent: a process beside them hosts the store, as torchrun's agent does; else rank 0.
     """
     preload()
-    compose()  # Hydra finds its plugins once, here and not in every fork
     outputs = folder / f"job-{time.monotonic_ns()}"
     outputs.mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -224,15 +224,38 @@ def start_job(
     on_node = node_size or size
     place = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(on_node), "MASTER_ADDR": "127.0.0.1"}
     place |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": str(has_agent)}
+    of_ranks = [[*words, *(per_rank or {}).get(rank, [])] for rank in range(size)]
+    configs = [_composed(own) for own in of_ranks]
     job = Job([], outputs, _start_agent(port) if has_agent else None)
-    for rank in range(size):
+    for rank, (own, config) in enumerate(zip(of_ranks, configs, strict=True)):
         pid = os.fork()
         if pid == 0:
-            own = [*words, *(per_rank or {}).get(rank, [])]
             os.environ.update({**place, "RANK": str(rank), "LOCAL_RANK": str(rank % on_node)})
-            _live(rank, outputs, own, recipe or tiny())
+            _live(rank, outputs, own, config, recipe or tiny())
         job.guardians.append(pid)
     return job
+
+
+def _composed(words: Sequence[str]) -> RunConfig | None:
+    """What Hydra makes of the words: half the time of a small job, where each rank asks it. None
+    for a sweep and for what Hydra refuses, which is each rank's own to say."""
+    folder, rest = None, []
+    for word in words:
+        if word.startswith("run.dir="):
+            folder = word.removeprefix("run.dir=")
+        else:
+            rest.append(word)
+    if folder is None or "-m" in rest or (config := _composed_once(tuple(rest))) is None:
+        return None
+    return replace(config, run=replace(config.run, dir=folder))
+
+
+@functools.cache
+def _composed_once(words: tuple[str, ...]) -> RunConfig | None:
+    try:
+        return compose(words)
+    except ConfigError:
+        return None
 
 
 def _start_agent(port: int) -> int:
@@ -250,10 +273,15 @@ def _start_agent(port: int) -> int:
     return pid
 
 
-def _live(rank: int, outputs: Path, words: list[str], recipe: MakeRecipe) -> None:
+def _live(
+    rank: int, outputs: Path, words: list[str], config: RunConfig | None, recipe: MakeRecipe
+) -> None:
     """A guardian's whole life, in a fork of the test process; never returns."""
     code = 111
     try:
+        if config is not None:
+            asked = sys.modules[run.__module__]
+            asked.run_hydra = lambda argv, job, **_: job(config, None)  # type: ignore[attr-defined]
         for fd, kind in ((1, "out"), (2, "err")):
             file = os.open(outputs / f"{kind}-{rank}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(file, fd)
@@ -295,10 +323,7 @@ class Ran:
         """Events of these kinds, in the order in which they were written."""
         return [line for line in self.lines("events.jsonl") if line["kind"] in kinds]
 
-    def lines(self, name: str) -> Iterator[dict[str, Any]]:
-        """Of a JSONL file, in the order in which they were written."""
-        path = self.folder / name
-        text = path.read_text() if path.exists() else ""
-        # A line that is being written at this moment is seen in part.
-        whole = text[: text.rfind("\n") + 1]
-        return map(json.loads, filter(None, whole.splitlines()))
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """Of a JSONL file, in the order in which they were written, without one that is being
+        written at this moment or that a kill tore."""
+        return read_lines(self.folder / name)

@@ -178,12 +178,12 @@ def test_two_processes_at_once_prepare_once(configure: Configure, tmp_path: Path
 
 def test_waiting_for_another_process_has_an_end(configure: Configure) -> None:
     def hold() -> None:
-        prepare(configure(), report=lambda line: time.sleep(5))
+        prepare(configure(), report=lambda line: time.sleep(60))
 
     pid = in_a_fork(hold)
     try:
         cache = Path(str(configure().cache.folder))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not list(cache.glob(".*.work")) and time.monotonic() < deadline:
             time.sleep(0.01)
         with pytest.raises(TimeoutError):

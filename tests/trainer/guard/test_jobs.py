@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.decoder import LENGTH, VOCABULARY, Decoder, decoder_plan
+from support.gate import Gate
 from support.job import Ran, TinyModel, overrides, start_job, tiny
 from torch import Tensor, nn
 
@@ -103,8 +104,8 @@ def test_a_whole_job_killed_after_a_rollback_goes_on_from_a_checkpoint(
     ran = Ran(tmp_path / "run")
     fault = plan("spike,rank:1,step:18")
     words = overrides(ran.folder, fault, *BACK, "checkpoint.at_steps=[20]", steps=24, save_every=0)
-    with start_job(2, words, folder=tmp_path, recipe=SLOW) as job:
-        job.until(lambda: ran.events("checkpoint"), 40.0, "checkpoint")
+    with start_job(2, words, folder=tmp_path, recipe=Gate(ran, steps=23).recipe(SLOW)) as job:
+        job.until(lambda: ran.events("checkpoint"), 60.0, "checkpoint")
         job.kill_tree()
         assert job.wait() == [-signal.SIGKILL] * 2
     with start_job(2, words, folder=tmp_path) as job:
@@ -126,14 +127,22 @@ def bad_row(config: RunConfig) -> Recipe:
     return Recipe(model=TinyModel, loss=loss, samples={"x": x, "y": y})
 
 
+BAD_ROW = (*BACK, "guard.loss_threshold=15", "data.seed=3")
+
+
+@pytest.fixture(scope="module")
+def past_bad_row(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Goes back once, and is not disturbed otherwise."""
+    folder = tmp_path_factory.mktemp("bad-row")
+    return finished(folder, 2, *BAD_ROW, recipe=bad_row, steps=28)
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_kill_in_the_middle_of_a_rollback_costs_nothing(
-    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, past_bad_row: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the snapshot of the new line is there, and once it is on both ranks."""
-    words, seed = (*BACK, "guard.loss_threshold=15"), "data.seed=3"
-    straight = finished(tmp_path, 2, *words, seed, recipe=bad_row, steps=28)
-    (back,) = straight.events("rollback")
+    (back,) = past_bad_row.events("rollback")
     name = {"before": "forget_after", "after": "forget_older"}[moment]
     real, mark = getattr(rollback, name), tmp_path / "died"
 
@@ -144,10 +153,10 @@ def test_a_kill_in_the_middle_of_a_rollback_costs_nothing(
         real(*args, **more)
 
     monkeypatch.setattr(rollback, name, dying)
-    ran = finished(tmp_path, 2, *words, seed, recipe=bad_row, steps=28)
+    ran = finished(tmp_path, 2, *BAD_ROW, recipe=bad_row, steps=28)
     assert mark.exists()
     assert [one["to"] for one in ran.events("rollback")] in ([back["to"]] * 1, [back["to"]] * 2)
-    assert_equal(ran, straight)
+    assert_equal(ran, past_bad_row)
 
 
 def test_too_many_rollbacks_stop_the_run_with_the_positions(tmp_path: Path) -> None:
@@ -274,8 +283,13 @@ def wrong_once(mark: Path, call: int) -> MakeRecipe:
     return make
 
 
-def test_replays_change_no_bit_of_a_run(tmp_path: Path) -> None:
-    straight, ran = finished(tmp_path, 2), finished(tmp_path, 2, "guard.replay_every=1")
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return finished(tmp_path_factory.mktemp("straight"), 2)
+
+
+def test_replays_change_no_bit_of_a_run(straight: Ran, tmp_path: Path) -> None:
+    ran = finished(tmp_path, 2, "guard.replay_every=1")
     assert ran.events("corruption", "failure") == []
     assert_equal(ran, straight)
 
@@ -290,10 +304,11 @@ def test_replays_change_no_bit_of_a_cut_model(layout: str, tmp_path: Path) -> No
     assert_equal(ran, straight)
 
 
-def test_a_replay_that_differs_names_its_rank_and_the_step_is_done_anew(tmp_path: Path) -> None:
+def test_a_replay_that_differs_names_its_rank_and_the_step_is_done_anew(
+    straight: Ran, tmp_path: Path
+) -> None:
     # Each rank has two micro-batches a step: six calls before the replay of step 3.
     recipe = wrong_once(tmp_path / "mark", call=8)
-    straight = finished(tmp_path, 2)
     ran = finished(tmp_path, 2, "guard.replay_every=4", recipe=recipe)
     (found,) = ran.events("corruption")
     assert (found["rank"], found["step"]) == (1, 4)

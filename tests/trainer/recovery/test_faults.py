@@ -22,7 +22,7 @@ def test_a_run_whose_rank_is_struck_ends_as_if_it_had_not_been(
     ran = Ran(tmp_path / "run")
     with start_job(2, overrides(ran.folder, f"chaos.plan=[{fault}]", more), folder=tmp_path) as job:
         assert job.wait() == [0, 0], job.errors(0)
-        job.until(lambda: not job.processes(), 5.0, "end of all processes")
+        job.until(lambda: not job.processes(), 30.0, "end of all processes")
     assert len(ran.events("recovery")) == 1
     assert (ran.digest, ran.losses) == (undisturbed(2).digest, undisturbed(2).losses)
 

@@ -67,7 +67,7 @@ def test_a_stop_request_reaches_a_worker_that_was_forked_before_it() -> None:
     page = Page.create()
 
     def worker() -> bool:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not page.stop_requested() and time.monotonic() < deadline:
             time.sleep(0.001)
         return page.stop_requested()

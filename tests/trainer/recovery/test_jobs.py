@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.gate import Gate
 from support.job import Job, Ran, overrides, start_job, tiny
 
 from keepstep.parallel import leave
@@ -27,7 +28,7 @@ def assert_recovered(ran: Ran, *, times: int = 1) -> None:
 
 def sleep_into(job: Job, ran: Ran, seed: int) -> None:
     """Waits for the first step and then for a random moment of the steps that follow."""
-    job.until(lambda: ran.losses, 20.0, "first step")
+    job.until(lambda: ran.losses, 60.0, "first step")
     time.sleep(random.Random(seed).uniform(0.0, 0.2))
 
 
@@ -38,7 +39,7 @@ def test_a_worker_killed_at_a_step_costs_nothing(
     ran, plan = Ran(tmp_path / "run"), f"chaos.plan=[{{do:kill,rank:{rank},step:{step}}}]"
     with start_job(size, overrides(ran.folder, plan), folder=tmp_path) as job:
         assert job.wait() == [0] * size, job.errors(0)
-        job.until(lambda: not job.processes(), 5.0, "end of all processes")
+        job.until(lambda: not job.processes(), 30.0, "end of all processes")
     assert_equal(ran, undisturbed(size))
     assert_recovered(ran)
     (failure,) = ran.events("failure")
@@ -51,11 +52,13 @@ def test_a_worker_killed_from_outside_at_any_moment_costs_nothing(
     seed: int, tmp_path: Path, undisturbed
 ) -> None:
     ran = Ran(tmp_path / "run")
-    with start_job(2, overrides(ran.folder), folder=tmp_path, recipe=SLOW) as job:
+    gate = Gate(ran, steps=8)
+    with start_job(2, overrides(ran.folder), folder=tmp_path, recipe=gate.recipe(SLOW)) as job:
         sleep_into(job, ran, seed)
         os.kill(job.worker(seed % 2), signal.SIGKILL)
+        gate.open()
         assert job.wait() == [0, 0], job.errors(0)
-        job.until(lambda: not job.processes(), 5.0, "end of all processes")
+        job.until(lambda: not job.processes(), 30.0, "end of all processes")
     assert_equal(ran, undisturbed(2))
     assert ran.events("failure")
 
@@ -65,7 +68,7 @@ def test_a_whole_tree_killed_goes_on_with_the_same_command(
     seed: int, tmp_path: Path, undisturbed
 ) -> None:
     ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run")
-    with start_job(2, words, folder=tmp_path, recipe=SLOW) as job:
+    with start_job(2, words, folder=tmp_path, recipe=Gate(ran, steps=8).recipe(SLOW)) as job:
         sleep_into(job, ran, seed)
         job.kill_tree()
         assert job.wait() == [-signal.SIGKILL] * 2
@@ -106,9 +109,7 @@ def test_an_error_that_does_not_come_again_is_survived(tmp_path: Path, undisturb
 
 def test_a_hung_worker_is_named_killed_and_replaced(tmp_path: Path, undisturbed) -> None:
     ran = Ran(tmp_path / "run")
-    words = overrides(
-        ran.folder, "chaos.plan=[{do:hang,rank:1,step:5}]", "recovery.hang_seconds=1.5"
-    )
+    words = overrides(ran.folder, "chaos.plan=[{do:hang,rank:1,step:5}]", "recovery.hang_seconds=4")
     with start_job(2, words, folder=tmp_path) as job:
         assert job.wait() == [0, 0], job.errors(0)
         stacks = job.errors(1)
@@ -136,12 +137,14 @@ def test_a_rank_that_comes_to_no_collective_is_named_with_what_the_other_waits_i
 
 
 def test_a_stopped_worker_is_replaced(tmp_path: Path, undisturbed) -> None:
-    ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", "recovery.hang_seconds=1.5")
-    with start_job(2, words, folder=tmp_path, recipe=SLOW) as job:
+    ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", "recovery.hang_seconds=4")
+    gate = Gate(ran, steps=8)
+    with start_job(2, words, folder=tmp_path, recipe=gate.recipe(SLOW)) as job:
         sleep_into(job, ran, 1)
         os.kill(job.worker(1), signal.SIGSTOP)
+        gate.open()
         assert job.wait() == [0, 0], job.errors(0)
-        job.until(lambda: not job.processes(), 5.0, "end of all processes")
+        job.until(lambda: not job.processes(), 30.0, "end of all processes")
     assert_equal(ran, undisturbed(2))
     assert ran.events("hang")
 

@@ -66,12 +66,12 @@ def kill_and_go_on(
         if not job.is_over():
             strike(job, target, rank)
         codes = job.wait(60.0)
-        job.until(lambda: not job.processes(), 5.0, "end of all processes")
+        job.until(lambda: not job.processes(), 30.0, "end of all processes")
     assert_nothing_is_lost(ran, place)
     if codes != [0] * size:
         with start_job(size, words, folder=folder) as job:
             assert job.wait(60.0) == [0] * size, (target, job.errors(0))
-            job.until(lambda: not job.processes(), 5.0, "end of all processes")
+            job.until(lambda: not job.processes(), 30.0, "end of all processes")
         assert_nothing_is_lost(ran, place)
     assert committed(place)[0].step == 10
     assert (ran.digest, ran.losses) == (undisturbed.digest, undisturbed.losses), target

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from support.gate import Gate
 from support.job import Ran, overrides, start_job, tiny
 
 from keepstep.checkpoint.slots import SlotFile, newest
@@ -62,8 +63,8 @@ def test_a_whole_tree_killed_goes_on_from_the_memory_that_it_left(
     tmp_path: Path, undisturbed
 ) -> None:
     ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", save_every=0)
-    with start_job(2, words, folder=tmp_path, recipe=SLOW) as job:
-        job.until(lambda: len(ran.losses) >= 5, 20.0, "five steps")
+    with start_job(2, words, folder=tmp_path, recipe=Gate(ran, steps=8).recipe(SLOW)) as job:
+        job.until(lambda: len(ran.losses) >= 5, 60.0, "five steps")
         job.kill_tree()
         assert job.wait() == [-signal.SIGKILL] * 2
     with start_job(2, words, folder=tmp_path) as job:
@@ -80,8 +81,9 @@ def test_a_wrong_byte_in_memory_is_named_and_the_older_snapshot_used(
     ran = Ran(tmp_path / "run")
     # One slot may be in the writing, and one is damaged.
     words = overrides(ran.folder, "recovery.slots=3", save_every=0)
-    with start_job(2, words, folder=tmp_path, recipe=SLOW) as job:
-        job.until(lambda: len(ran.losses) >= 5, 20.0, "five steps")
+    gate = Gate(ran, steps=8)
+    with start_job(2, words, folder=tmp_path, recipe=gate.recipe(SLOW)) as job:
+        job.until(lambda: len(ran.losses) >= 5, 60.0, "five steps")
         for rank in (0, 1):
             os.kill(job.worker(rank), signal.SIGSTOP)
         slots = {path: SlotFile.named(path) for path in slots_of(job.worker(1))}
@@ -93,6 +95,7 @@ def test_a_wrong_byte_in_memory_is_named_and_the_older_snapshot_used(
         for slot in slots.values():
             slot.close()
         os.kill(job.worker(1), signal.SIGKILL)
+        gate.open()
         assert job.wait() == [0, 0], job.errors(0)
     assert_equal(ran, undisturbed(2))
     (restore,) = ran.events("restore")
@@ -126,8 +129,9 @@ def test_a_fresh_start_is_not_confused_by_what_another_configuration_left(
     tmp_path: Path, undisturbed
 ) -> None:
     ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", save_every=0)
-    with start_job(1, [*words, "train.seed=9"], folder=tmp_path, recipe=SLOW) as job:
-        job.until(lambda: len(ran.losses) >= 4, 20.0, "four steps")
+    held = Gate(ran, steps=8).recipe(SLOW)
+    with start_job(1, [*words, "train.seed=9"], folder=tmp_path, recipe=held) as job:
+        job.until(lambda: len(ran.losses) >= 4, 60.0, "four steps")
         job.kill_tree()
         assert job.wait() == [-signal.SIGKILL]
     for name in ("metrics.jsonl", "events.jsonl"):
@@ -142,8 +146,8 @@ def test_a_run_whose_disk_is_lost_goes_on_from_a_further_place(tmp_path: Path, u
     ran = Ran(tmp_path / "run")
     tier = f"checkpoint.tiers=[{{path:{tmp_path}/bucket,every_seconds:0}}]"
     words = overrides(ran.folder, tier, save_every=1)
-    with start_job(2, words, folder=tmp_path, recipe=SLOW) as job:
-        job.until(lambda: len(ran.events("promotion")) >= 3, 20.0, "three copies")
+    with start_job(2, words, folder=tmp_path, recipe=Gate(ran, steps=8).recipe(SLOW)) as job:
+        job.until(lambda: len(ran.events("promotion")) >= 3, 60.0, "three copies")
         job.kill_tree()
         assert job.wait() == [-signal.SIGKILL] * 2
     shutil.rmtree(ran.folder / "checkpoints")

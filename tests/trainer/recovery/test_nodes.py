@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.gate import Gate
 from support.job import Job, Ran, overrides, start_job, tiny
 
 from keepstep.trainer.recovery.slots import slot_paths
@@ -17,8 +18,9 @@ SLOW = tiny(sleep_seconds=0.02)
 
 def leave(words: list[str], ran: Ran, folder: Path, *, steps: int = 5) -> None:
     """A job of four ranks on two nodes, all of which are killed once it has done that many."""
-    with start_job(4, words, folder=folder, recipe=SLOW, node_size=2) as job:
-        job.until(lambda: len(ran.losses) >= steps, 30.0, "the steps")
+    held = Gate(ran, steps=steps + 1).recipe(SLOW)
+    with start_job(4, words, folder=folder, recipe=held, node_size=2) as job:
+        job.until(lambda: len(ran.losses) >= steps, 60.0, "the steps")
         job.kill_tree()
 
 
@@ -52,9 +54,12 @@ def test_of_two_copies_one_is_lost_and_the_run_goes_on_smaller_and_grows_back(
     words = overrides(ran.folder, "parallel.replicate=2", save_every=0)
     leave(words, ran, tmp_path)
     lose(ran.folder, *gone)
-    with start_job(2, words, folder=tmp_path, recipe=SLOW) as job:
-        job.until(lambda: len(ran.losses) >= 7, 30.0, "two more steps")
+    gate = Gate(ran, steps=2)
+    with start_job(2, words, folder=tmp_path, recipe=gate.recipe(SLOW)) as job:
+        job.until(lambda: len(ran.losses) >= 7, 60.0, "two more steps")
         os.kill(job.guardians[0], signal.SIGTERM)
+        job.until(lambda: ran.events("stop"), 60.0, "note of the signal")
+        gate.open()
         assert job.wait() == [75, 75], job.errors(0)
     (saved,) = ran.events("salvage")
     assert saved["lost"] == list(gone)
@@ -82,9 +87,9 @@ def test_all_parts_are_there_and_fewer_ranks_take_them_up(tmp_path: Path, undist
 
 def test_a_part_is_lost_and_the_newest_checkpoint_is_taken(tmp_path: Path, undisturbed) -> None:
     ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", save_every=2)
-    with start_job(4, words, folder=tmp_path, recipe=SLOW) as job:
-        job.until(lambda: ran.events("checkpoint"), 30.0, "a checkpoint")
-        job.until(lambda: len(ran.losses) >= 5, 30.0, "five steps")
+    with start_job(4, words, folder=tmp_path, recipe=Gate(ran, steps=8).recipe(SLOW)) as job:
+        job.until(lambda: ran.events("checkpoint"), 60.0, "a checkpoint")
+        job.until(lambda: len(ran.losses) >= 5, 60.0, "five steps")
         job.kill_tree()
     lose(ran.folder, 3)
     with start_job(2, words, folder=tmp_path) as job:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.gate import Gate
 from support.job import Job, Ran, overrides, start_job, tiny
 from torch import nn
 
@@ -59,12 +60,14 @@ def test_a_stop_request_at_any_instant_saves_that_very_step(
     dice = random.Random(f"{seed} {instant}")
     save_every = {"save": 1, "evaluation": 0}.get(instant, 3)
     words = overrides(ran.folder, "train.eval_every=2", save_every=save_every)
-    slow = evaluated(0.01, 0.02, mark)
-    with start_job(size, words, folder=tmp_path, recipe=slow) as job:
+    slow, gate = evaluated(0.01, 0.02, mark), Gate(ran, steps=8)
+    with start_job(size, words, folder=tmp_path, recipe=gate.recipe(slow)) as job:
         stop(job, instant, ran, mark, dice)
+        job.until(lambda: ran.events("stop"), 60.0, "note of the signal")
+        gate.open()
         codes = job.wait(60.0)
         assert codes == [75] * size, job.errors(0)
-        job.until(lambda: not job.processes(), 5.0, "end of all processes")
+        job.until(lambda: not job.processes(), 30.0, "end of all processes")
     (preemption,) = ran.events("preemption")
     place = LocalStore(ran.folder / "checkpoints")
     newest = committed(place)[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.gate import Gate
 from support.job import Ran, overrides, start_job, tiny
 
 from keepstep.checkpoint import LocalStore, committed, verify
@@ -41,9 +42,11 @@ def test_a_save_under_way_is_finished_though_its_worker_is_killed_and_replaced(
 ) -> None:
     ran = Ran(tmp_path / "run")
     (gates / "shut").touch()
-    with start_job(2, overrides(ran.folder), folder=tmp_path, recipe=SLOW) as job:
+    held = Gate(ran, steps=8)
+    with start_job(2, overrides(ran.folder), folder=tmp_path, recipe=held.recipe(SLOW)) as job:
         job.until(lambda: waiting(gates), 60.0, "save under way")
         os.kill(job.worker(1), signal.SIGKILL)
+        held.open()
         job.until(lambda: ran.events("recovery"), 60.0, "recovery while it is under way")
         assert ran.events("checkpoint") == []
         (gates / "shut").unlink()
@@ -84,9 +87,12 @@ def test_a_skipped_save_is_made_up_for_at_the_next_step_that_can(
     ran = Ran(tmp_path / "run")
     (gates / "shut").touch()
     words = overrides(ran.folder, "checkpoint.at_steps=[2,4]", steps=60, save_every=0)
-    with start_job(1, words, folder=tmp_path, recipe=SLOW) as job:
+    allowed = Gate(ran, steps=30)
+    with start_job(1, words, folder=tmp_path, recipe=allowed.recipe(SLOW)) as job:
         job.until(lambda: len(ran.losses) >= 4, 60.0, "the step whose save is skipped")
         (gates / "shut").unlink()
+        job.until(lambda: ran.events("checkpoint"), 60.0, "a free slot")
+        allowed.open()
         assert job.wait(60.0) == [0], job.errors(0)
     first, second, last = (one["step"] for one in ran.events("checkpoint"))
     assert (first, last) == (2, 60)
