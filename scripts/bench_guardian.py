@@ -13,6 +13,7 @@ Prints a table and writes JSON under scripts/results/; `--kinds` measures some o
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from bench_step import WARM_STEPS, ours
 from recovery.job import Job
 from recovery.sides import torchrun
 from recovery.steps import Tail
@@ -39,6 +39,7 @@ from keepstep.data import DataConfig, prepare
 
 RESULT = Path(__file__).parent / "results" / "bench_guardian.json"
 HANG_SECONDS = 3.0
+WARM_STEPS, STEPS = 5, 30
 SMALL = ("data.sequence_length=64", "train.batch_samples=2", "train.microbatch_samples=1")
 # What they were to be, by the table's own names.
 WANTED = {
@@ -47,30 +48,13 @@ WANTED = {
     "hang": ("step_seconds_over", 1.0),
     "flush": ("committed_seconds", 5.0),
 }
-# A step of two micro-batches on each rank, some forty times what copying its state takes.
-FEW = ("train.batch_tokens=2048", "train.microbatch_samples=4")
+# A step of one micro-batch on each rank, some twenty times what copying its state takes.
+FEW = ("train.batch_tokens=1024", "train.microbatch_samples=4")
 Run = dict[str, Any]
 QUIET = (
     *("train.eval_every=0", "train.sample_tokens=0", "telemetry.progress=false"),
     *("checkpoint.every_steps=0", "checkpoint.at_end=false"),
 )
-
-
-def overhead(steps: int) -> Callable[[int], Run]:
-    """Medians of the steps of one job each."""
-
-    def measure(turn: int) -> Run:
-        jobs = {
-            "guarded": ("recovery.snapshot_every=1",),
-            "in_place": ("recovery.enabled=false",),
-        }
-        seconds = {}
-        for name in jobs if turn % 2 == 0 else reversed(jobs):
-            found = ours(2, [*QUIET, *FEW, f"train.steps={steps}", *jobs[name]])
-            seconds[name] = statistics.median(found[WARM_STEPS:])
-        return {**seconds, "ratio": seconds["guarded"] / seconds["in_place"]}
-
-    return measure
 
 
 class Started:
@@ -82,18 +66,51 @@ class Started:
         self.launcher = job.start(torchrun(ranks, "-m", "keepstep.trainer", *words), {})
         self.events = Tail(self.run / "events.jsonl")
         self.metrics = Tail(self.run / "metrics.jsonl")
+        self.left: dict[int, list[Run]] = {}
 
     def line(self, tail: Tail, holds: Callable[[Run], bool], seconds: float = 240.0) -> Run:
         """The first new line that holds."""
         deadline = time.monotonic() + seconds
         while True:
             is_over = self.launcher.poll() is not None or time.monotonic() > deadline
-            for line in tail.read():
-                if holds(line):
+            lines = self.left.setdefault(id(tail), [])
+            lines += tail.read()
+            while lines:
+                if holds(line := lines.pop(0)):
                     return line
             if is_over:
                 raise SystemExit(f"waited in vain; the job printed: {self.job.log_tail()}")
             time.sleep(0.002)
+
+
+def overhead(turn: int) -> Run:
+    """Seconds a step from one line of metrics to the next, and CPU seconds of all the job's
+    processes, which others on the machine disturb less."""
+    sides = {"guarded": "recovery.snapshot_every=1", "in_place": "recovery.enabled=false"}
+    found: Run = {}
+    for name in sides if turn % 2 == 0 else reversed(sides):
+        with tempfile.TemporaryDirectory() as folder, Job(Path(folder)) as job:
+            started = Started(job, 2, *FEW, sides[name])
+            started.line(started.metrics, lambda line: line["step"] >= WARM_STEPS)
+            before, moments = cpu_seconds(job.marked()), []
+            while len(moments) <= STEPS:
+                moments.append(started.line(started.metrics, lambda line: True)["time"])
+            spent = cpu_seconds(job.marked()) - before
+        found[name] = statistics.median(b - a for a, b in itertools.pairwise(moments))
+        found[f"{name}_cpu"] = spent / STEPS
+    return {
+        **found,
+        "ratio": found["guarded"] / found["in_place"],
+        "cpu_ratio": found["guarded_cpu"] / found["in_place_cpu"],
+    }
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    ticks = 0
+    for pid in pids:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(words[11]) + int(words[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def memory(_: int) -> Run:
@@ -198,11 +215,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--kinds", nargs="+", choices=list(WANTED), default=list(WANTED))
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60, help="of each job whose steps are timed")
     parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args(arguments)
     prepare(DataConfig(name="shakespeare"), report=print)
-    kinds = {"overhead": overhead(asked.steps), "memory": memory, "hang": hang, "flush": flush}
+    kinds = {"overhead": overhead, "memory": memory, "hang": hang, "flush": flush}
     held = json.loads(asked.out.read_text())["runs"] if asked.out.exists() else []
     runs = [run for run in held if run["kind"] not in asked.kinds]
     for kind in asked.kinds:
@@ -210,12 +226,15 @@ def main(arguments: list[str] | None = None) -> None:
             load = os.getloadavg()[0]
             runs.append({"kind": kind, "turn": turn, "load": load, **kinds[kind](turn)})
             print(runs[-1], flush=True)
-    found = table(runs)
+            write(asked.out, runs)
+    show(table(runs))
+
+
+def write(path: Path, runs: list[Run]) -> None:
     facts = {"torch": torch.__version__, "python": platform.python_version()}
-    report = {"bench": "guardian", **facts, "cores": os.cpu_count(), "table": found, "runs": runs}
-    asked.out.parent.mkdir(exist_ok=True)
-    asked.out.write_text(json.dumps(report, indent=1) + "\n")
-    show(found)
+    found = {"bench": "guardian", **facts, "cores": os.cpu_count(), "table": table(runs)}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**found, "runs": runs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -81,8 +81,10 @@ def test_the_slow_rank_shows_in_every_layout_of_data(degrees: dict[str, int]) ->
     answers = run_world(4, body)
     assert answers[1:] == answers[:3], "all ranks know the same"
     own = answers[0]
-    assert 0.5 <= own[2] < 0.9
-    assert all(0.1 <= own[rank] < 0.4 for rank in (0, 1, 3)), own
+    others = [own[rank] for rank in (0, 1, 3)]
+    assert own[2] >= 0.5
+    assert min(others) >= 0.1
+    assert max(others) < 0.6 * own[2], "a busy machine makes the others' own times longer too"
 
 
 def test_a_recorder_that_does_not_reach_back_says_nothing_on_all_ranks(
