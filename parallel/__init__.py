@@ -16,6 +16,7 @@ from .layers import Attend, Experts, Head, Router, permute
 from .links import Links
 from .mesh import Degrees, Role, Topology, copies_of
 from .names import canonical_name
+from .pace import own_seconds
 from .pipeline import Call, Pipeline, Stages, fewest_microbatches, lent_parameters
 from .plan import Cut, Initial, Normal, Ones, Plan, Style, TruncatedNormal, Zeros
 from .positions import global_positions, held_indices, is_sharded
@@ -34,7 +35,7 @@ __all__ = [
     "assemble", "begin_sum", "canonical_name", "check_settings", "client_store", "clip_",
     "clip_factor", "copies_of", "counts", "fewest_microbatches", "global_positions",
     "gradient_groups", "halves", "held_indices", "initialise", "is_sharded", "join",
-    "keep_freed_memory", "leave", "lent_parameters", "max_", "open_store", "pending", "permute",
-    "pick_device", "read_world", "reshard", "seed_draws", "sequence_multiple",
+    "keep_freed_memory", "leave", "lent_parameters", "max_", "open_store", "own_seconds", "pending",
+    "permute", "pick_device", "read_world", "reshard", "seed_draws", "sequence_multiple",
     "set_last_microbatch", "set_variable", "simulated_world", "squares", "sum_", "whole",
 ]  # fmt: skip

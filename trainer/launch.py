@@ -26,7 +26,7 @@ from ..checkpoint.claims import Claim, Fence
 from ..parallel import Links, Recompute, World, client_store, leave, open_store
 from .build import check
 from .config import RunConfig
-from .errors import ConfigError, CorruptRankError, StoppedError
+from .errors import ConfigError, CorruptRankError, SlowRankError, StoppedError
 from .identity import RunFolder, config_digest, open_checkpoints, run_folder
 from .keeping import open_slots, start_saver
 from .peering import start_peering
@@ -315,8 +315,8 @@ def live(fit: Fit, recipe: KeptRecipe, config: RunConfig, life: Life) -> int | N
 
 def _is_called_off(error: BaseException, life: Life) -> bool:
     """Whether an error came of the end of the generation. Who lost a peer waits for that word;
-    whose own bits are wrong takes part in none after it."""
-    if isinstance(error, CorruptRankError):
+    whose own bits are wrong, or who is too slow, takes part in none after it."""
+    if isinstance(error, CorruptRankError | SlowRankError):
         return False
     if life.is_over():
         return True
@@ -329,7 +329,7 @@ def _is_called_off(error: BaseException, life: Life) -> bool:
 def _report(error: BaseException, config: RunConfig, life: Life) -> int:
     """Tells what ended this worker; its exit code."""
     cause = classify(error)
-    said = (Cause.setting, Cause.stopped, Cause.corrupt)
+    said = (Cause.setting, Cause.stopped, Cause.corrupt, Cause.slow)
     words = str(error) if cause in said else _one_line(error)
     if is_out_of_memory(error):
         words = f"{words}; {_less_memory(config)}"

@@ -215,6 +215,7 @@ class Trainer:
             wants_stop=self.life.stop_requested(),
             wants_save=self._is_save_due(),
             wants_snapshot=self._is_snapshot_due(),
+            wants_look=self.guard.stragglers.is_due(),
             odd=self.guard.odd,
         )
         self.guard.check(verdict)
@@ -255,6 +256,7 @@ class Trainer:
         self.books.book(Account.save if verdict.is_save else Account.snapshot)
         self.saving.note(seconds, verdict.waited + self.kept_seconds)
         self._after_step(verdict)
+        self.guard.stragglers.look(self.progress.step, verdict)
         return verdict
 
     def _data_counts(self) -> dict[str, float] | None:

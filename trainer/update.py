@@ -1,6 +1,7 @@
 """The optimizer step and the vote before it: one verdict for the whole world."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -31,6 +32,8 @@ class Vote(IntEnum):
     """Ranks that computed something else the second time."""
     suspect = 6
     """Ranks that then had another sum of all ranks' gradients."""
+    look = 7
+    """1 where a look for stragglers is due (by rank 0's clock)."""
 
 
 Judge = Callable[[float, float], Spike | None]
@@ -46,6 +49,9 @@ class Verdict:
     is_stop: bool
     is_save: bool
     is_snapshot: bool = False
+    is_look: bool = False
+    moment: int = field(default=0, compare=False)
+    """When this rank left the vote, unix nanoseconds by its own clock; all leave it at once."""
     is_overflow: bool = False
     """The step was skipped for the loss scale's sake, which is lower now."""
     waited: float = 0.0
@@ -101,6 +107,7 @@ class Updater:
         wants_stop: bool,
         wants_save: bool,
         wants_snapshot: bool = False,
+        wants_look: bool = False,
         odd: Odd = Odd.none,
     ) -> Verdict:
         """Collective: applies the gradients, or skips them on all ranks where one rank's loss or
@@ -120,11 +127,13 @@ class Updater:
         vote[Vote.snapshot] = wants_snapshot
         vote[Vote.corrupt] = odd is Odd.corrupt
         vote[Vote.suspect] = odd is Odd.suspect
+        vote[Vote.look] = wants_look
         vote[len(Vote) :] = torch.tensor(own.places, dtype=torch.float64)
         if self.topology.world_size > 1:
             sum_(vote, self.topology.control)
+        moment = time.time_ns()
         wishes = vote[: len(Vote)].tolist()
-        skip, overflow, stop, save, snapshot, corrupt, suspect = (wish > 0 for wish in wishes)
+        skip, overflow, stop, save, snapshot, corrupt, suspect, look = (wish > 0 for wish in wishes)
         loss, norms = self.sums.read(vote[len(Vote) :].tolist())
         by_group = [one / self.scale.scale for one in norms]
         norm = math.hypot(*by_group) if by_group else 0.0
@@ -147,6 +156,8 @@ class Updater:
             is_stop=stop,
             is_save=save,
             is_snapshot=snapshot,
+            is_look=look,
+            moment=moment,
             waited=waited,
             is_overflow=is_overflow,
             group_norms=dict(zip(self.sums.groups, by_group, strict=True)),

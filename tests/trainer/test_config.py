@@ -44,6 +44,13 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (TrainConfig, {"max_skips": -1}, "train.max_skips: found -1, needed 0 or more"),
     (RecoveryConfig, {"max_recoveries": -1}, "recovery.max_recoveries: found -1, needed 0 or"),
     (RecoveryConfig, {"grace_seconds": 0.0}, "recovery.grace_seconds: found 0.0, needed more"),
+    (RecoveryConfig, {"straggler_seconds": -1.0}, "recovery.straggler_seconds: found -1.0, needed"),
+    (RecoveryConfig, {"straggler_ratio": 1.0}, "recovery.straggler_ratio: found 1.0, needed more"),
+    (
+        RecoveryConfig,
+        {"straggler_bound": 1.2},
+        r"recovery.straggler_bound: found 1.2, needed 0, or recovery.straggler_ratio=1.5 or more",
+    ),
     (TelemetryConfig, {"progress_seconds": -1.0}, "telemetry.progress_seconds: found -1.0, needed"),
     (RunSection, {"resume": "newest"}, "run.resume: found 'newest', needed auto, never, must or"),
     (RunSection, {"resume": "-3"}, "run.resume: found '-3', needed auto, never, must or"),

@@ -116,15 +116,17 @@ def test_a_step_after_a_skipped_one_is_applied() -> None:
     assert run_world(2, body) == [[False, True]] * 2
 
 
-@pytest.mark.parametrize(("wish", "answer"), [("wants_stop", "is_stop"), ("wants_save", "is_save")])
-def test_the_wish_of_one_rank_is_the_verdict_of_all(wish: str, answer: str) -> None:
-    def body(rank: int) -> tuple[bool, bool, bool]:
-        verdict = update(updater(2), 0.25, **{wish: rank == 1})
+@pytest.mark.parametrize("wish", ["stop", "save", "snapshot", "look"])
+def test_the_wish_of_one_rank_is_the_verdict_of_all(wish: str) -> None:
+    def body(rank: int) -> dict[str, bool]:
+        verdict = update(updater(2), 0.25, **{f"wants_{wish}": rank == 1})
         assert verdict.applied
-        return getattr(verdict, answer), verdict.is_stop, verdict.is_save
+        return {
+            name: getattr(verdict, f"is_{name}") for name in ("stop", "save", "snapshot", "look")
+        }
 
-    one = (True, wish == "wants_stop", wish == "wants_save")
-    assert run_world(2, body) == [one, one]
+    one = {name: name == wish for name in ("stop", "save", "snapshot", "look")}
+    assert run_world(2, body) == [one] * 2
 
 
 def test_a_wish_counts_in_a_step_that_is_skipped() -> None:

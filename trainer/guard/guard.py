@@ -25,6 +25,7 @@ from .positions import described, positions
 from .replay import Replayed, chosen, replay
 from .replicas import compare
 from .rollback import Rollback
+from .stragglers import Stragglers
 from .watch import Rolled, Watch
 
 
@@ -43,6 +44,7 @@ class Guard:
         self.config = job.config.guard
         self.rollback: Rollback | None = None
         """From when on there are snapshots to go back to."""
+        self.stragglers = Stragglers(job.config.recovery, job.topology, life, reporter)
         self._replayed = Replayed([], [])
 
     def replay(self, window: Window, run: Callable[[Window], Tensor]) -> None:

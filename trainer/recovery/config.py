@@ -45,6 +45,14 @@ class RecoveryConfig:
     """Steps between those copies; powers of two meet every cadence of snapshots."""
     peer_address: str | None = None
     """Address of this node that others connect to; null: the one by which it reaches rank 0's."""
+    straggler_seconds: float = 60.0
+    """Seconds between looks at how long each rank is busy itself in a step, whoever waits for whom
+    (on CPU ranks, without a pipeline); 0: never."""
+    straggler_ratio: float = 1.5
+    """How many times the median of ranks with the same work one takes, in three looks in a row,
+    before it is named."""
+    straggler_bound: float = 0.0
+    """The same, before another process takes its place, once an hour at most; 0: never."""
     silence_seconds: float = 1.5
     """Seconds without an answer from a peer's machine after which its connections are broken; 0
     leaves that to the deadline of a collective, parallel.timeout_seconds."""
@@ -56,6 +64,8 @@ class RecoveryConfig:
             "hang_factor",
             "in_place_seconds",
             "silence_seconds",
+            "straggler_seconds",
+            "straggler_bound",
         ):
             value = getattr(self, name)
             require(value >= 0, f"recovery.{name}", value, "0 or more", "set 0 for none")
@@ -70,6 +80,12 @@ class RecoveryConfig:
             "auto, or 0 or more steps",
             "set auto",
         )
+        found = self.straggler_ratio
+        require(found > 1, "recovery.straggler_ratio", found, "more than 1", "set 1.5")
+        found = self.straggler_bound
+        holds = found == 0 or found >= self.straggler_ratio
+        needed = f"0, or recovery.straggler_ratio={self.straggler_ratio:g} or more"
+        require(holds, "recovery.straggler_bound", found, needed, "set 0 for never")
         require(2 <= self.slots <= 8, "recovery.slots", self.slots, "2 to 8", "set 2")
         found = self.grace_seconds
         require(found > 0, "recovery.grace_seconds", found, "more than 0", "set for example 25")

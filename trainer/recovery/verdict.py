@@ -11,7 +11,7 @@ import torch.distributed as dist
 from ...checkpoint import DiskFullError, MismatchError, VersionError
 from ...checkpoint.errors import FencedError
 from ...data import DataError
-from ..errors import ConfigError, CorruptPeerError, CorruptRankError, StoppedError
+from ..errors import ConfigError, CorruptPeerError, CorruptRankError, SlowRankError, StoppedError
 
 EXIT_FINISHED, EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED = 0, 1, 2, 75
 
@@ -35,6 +35,8 @@ class Cause(StrEnum):
     """It raised: a bug, or a fault of the machine."""
     corrupt = "corrupt"
     """Its bits changed by themselves: a fault of the machine, and never a bug."""
+    slow = "slow"
+    """It took much longer than others with the same work: a fault of the machine, never a bug."""
     killed = "killed"
     """A signal ended it."""
     hung = "hung"
@@ -66,6 +68,8 @@ def classify(error: BaseException) -> Cause:
         return Cause.stopped
     if isinstance(error, CorruptRankError):
         return Cause.corrupt
+    if isinstance(error, SlowRankError):
+        return Cause.slow
     if isinstance(error, dist.DistError | CorruptPeerError) or _LOST_PEER.search(str(error)):
         return Cause.peer
     return Cause.error

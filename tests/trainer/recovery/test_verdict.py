@@ -12,7 +12,7 @@ from support.world import run_world
 from keepstep.checkpoint import CheckpointError, DiskFullError, MismatchError, VersionError
 from keepstep.data import DataError
 from keepstep.trainer import ConfigError, StoppedError
-from keepstep.trainer.errors import CorruptPeerError, CorruptRankError
+from keepstep.trainer.errors import CorruptPeerError, CorruptRankError, SlowRankError
 from keepstep.trainer.recovery.chaos import PlannedFault
 from keepstep.trainer.recovery.verdict import (
     Cause,
@@ -33,6 +33,7 @@ from keepstep.trainer.recovery.verdict import (
         (DiskFullError, Cause.setting),
         (StoppedError, Cause.stopped),
         (CorruptRankError, Cause.corrupt),
+        (SlowRankError, Cause.slow),
         (CorruptPeerError, Cause.peer),
         (CheckpointError, Cause.error),
         (PlannedFault, Cause.error),

@@ -23,6 +23,7 @@ _MARKS = {
     "preemption": (COLOURS[3], "diamond", 1),
     "rollback": (COLOURS[4], "triangle-left", 1),
     "skip": (COLOURS[3], "cross", 1),
+    "straggler": (COLOURS[6], "triangle-down", 1),
     "outage": (COLOURS[6], "pentagon", 1),
     "save_failed": (COLOURS[6], "circle-x", 0),
     "end": ("#0f172a", "line-ns-open", 0),

@@ -27,6 +27,7 @@ _GAUGES = {
 _COUNTED = {
     "failure": "Workers that died or failed.",
     "hang": "Workers that hung.",
+    "straggler": "Ranks found slower than others with the same work.",
     "recovery": "Generations that went on after a failure.",
     "checkpoint": "Checkpoints committed.",
     "save_failed": "Saves that failed.",
