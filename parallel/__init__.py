@@ -4,11 +4,9 @@ from .assemble import assemble  # noqa: I001 - one line a file
 from .balance import Balance
 from .check import check_settings
 from .collectives import Exchange, begin_sum, max_, sum_
-from .config import (
-    ContextAttention, DeviceKind, MemoryConfig, ParallelConfig, PrecisionConfig, PrecisionName,
-    Recompute,
-)  # fmt: skip
-from .exact import Grid, halves, whole
+from .config import ContextAttention, DeviceKind, MemoryConfig, ParallelConfig, PrecisionConfig
+from .config import PrecisionName, Recompute
+from .exact import Grid
 from .flight import pending
 from .gradients import clip_, clip_factor, counts, gradient_groups, squares
 from .initialise import initialise
@@ -34,8 +32,8 @@ __all__ = [
     "Role", "Router", "Stages", "Style", "Topology", "TruncatedNormal", "World", "Zeros",
     "assemble", "begin_sum", "canonical_name", "check_settings", "client_store", "clip_",
     "clip_factor", "copies_of", "counts", "fewest_microbatches", "global_positions",
-    "gradient_groups", "halves", "held_indices", "initialise", "is_sharded", "join",
-    "keep_freed_memory", "leave", "lent_parameters", "max_", "open_store", "own_seconds", "pending",
-    "permute", "pick_device", "read_world", "reshard", "seed_draws", "sequence_multiple",
-    "set_last_microbatch", "set_variable", "simulated_world", "squares", "sum_", "whole",
+    "gradient_groups", "held_indices", "initialise", "is_sharded", "join", "keep_freed_memory",
+    "leave", "lent_parameters", "max_", "open_store", "own_seconds", "pending", "permute",
+    "pick_device", "read_world", "reshard", "seed_draws", "sequence_multiple",
+    "set_last_microbatch", "set_variable", "simulated_world", "squares", "sum_",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ that it cannot exceed. Bounds are powers of two, so that rounding to the grid is
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
 import torch
@@ -131,9 +131,10 @@ class Grid:
         """Whether all gradients of the settled step are, on all ranks."""
         return all(map(math.isfinite, (*self._largest.values(), *self._summed.values())))
 
-    def squares(self) -> list[int]:
-        """This rank's part of each parameter's squared L2 norm, by `names`, as integers that add up
-        to the same sum wherever the gradient's elements lie; see `unscaled`. Waits for the device.
+    def squares(self) -> list[float]:
+        """This rank's part of each parameter's squared L2 norm, by `names`, as two integers each,
+        whose sums over all ranks are exact and the same wherever the gradient's elements lie; see
+        `totals`. Waits for the device.
 
         Of copies that are equal on several ranks one rank counts each.
         """
@@ -145,7 +146,12 @@ class Grid:
                     local = grad.to_local() if isinstance(grad, DTensor) else grad
                     unit = 2.0 ** _exponent(most)
                     found[name] = _integer_squares(local, unit, _bits(grad.numel()))
-        return list(found.values())
+        return [half for total in found.values() for half in _halves(total)]
+
+    def totals(self, summed: Sequence[float]) -> dict[str, int]:
+        """By name, what `squares` of all ranks add up to; see `unscaled`."""
+        pairs = zip(summed[::2], summed[1::2], strict=True)
+        return {name: _whole(*pair) for name, pair in zip(self.names, pairs, strict=True)}
 
     def unscaled(self, name: str, total: int, elements: int) -> float:
         """The squared norm that a sum of `squares` over all ranks stands for.
@@ -228,11 +234,11 @@ def _integer_squares(local: Tensor, unit: float, bits: int) -> int:
     return total
 
 
-def halves(total: int) -> tuple[float, float]:
+def _halves(total: int) -> tuple[float, float]:
     """A sum below 2^62 as two floats, which add up exactly over ranks."""
     return float(total >> _HALF), float(total & (2**_HALF - 1))
 
 
-def whole(high: float, low: float) -> int:
+def _whole(high: float, low: float) -> int:
     """The sum whose halves these are the sums of."""
     return (int(high) << _HALF) + int(low)

@@ -9,7 +9,7 @@ from typing import Protocol, final
 
 from torch import Tensor, nn
 
-from ..parallel import Exchange, Grid, canonical_name, halves, squares, whole
+from ..parallel import Exchange, Grid, canonical_name, squares
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +117,13 @@ class ExactSums:
         losses = [0.0] * self._losses
         for place, part in zip(self._own, parts.tolist(), strict=True):
             losses[place] = part
-        pairs = [half for total in self._grid.squares() for half in halves(total)]
-        return Own([*losses, *pairs], all(map(math.isfinite, losses)), self._grid.is_finite)
+        return Own(
+            [*losses, *self._grid.squares()], all(map(math.isfinite, losses)), self._grid.is_finite
+        )
 
     def read(self, summed: Sequence[float]) -> tuple[float, list[float]]:
         """As `Sums.read`."""
-        pairs = summed[self._losses :]
-        totals = {
-            name: whole(pairs[2 * at], pairs[2 * at + 1])
-            for at, name in enumerate(self._grid.names)
-        }
+        totals = self._grid.totals(summed[self._losses :])
         norms = [
             math.sqrt(total_of(self._grid.unscaled(n, totals[n], size) for n, size in one.items()))
             for one in self._members.values()

@@ -19,11 +19,9 @@ from keepstep.parallel import (
     PrecisionConfig,
     Topology,
     assemble,
-    halves,
     set_last_microbatch,
-    whole,
 )
-from keepstep.parallel.exact import _bits, _integer_squares
+from keepstep.parallel.exact import _bits, _halves, _integer_squares, _whole
 
 CPU = torch.device("cpu")
 LEAVES = 12
@@ -85,14 +83,14 @@ def shared(size: int, replicate: int = 1, *, seed: int, order: int = 0) -> tuple
     every = leaves(seed)
     random.Random(order).shuffle(every)
 
-    def body(rank: int) -> tuple[Tensor, int]:
+    def body(rank: int) -> tuple[Tensor, list[float]]:
         world, count = World(size, replicate=replicate), LEAVES // size
         found = world.step(every[rank * count : (rank + 1) * count])
-        return found, world.grid.squares()[0]
+        return found, world.grid.squares()
 
     answers = run_world(size, body)
     assert all(torch.equal(found, answers[0][0]) for found, _ in answers)
-    return answers[0][0], sum(squares for _, squares in answers)
+    return answers[0][0], _whole(*map(sum, zip(*(squares for _, squares in answers), strict=True)))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -183,5 +181,5 @@ def test_squares_add_up_however_the_elements_are_cut() -> None:
 def test_halves_add_up_over_ranks() -> None:
     totals = [0, 1, 2**31 - 1, 2**61 - 1, 123_456_789_012_345]
     for pair in itertools.product(totals, repeat=2):
-        highs, lows = zip(*map(halves, pair), strict=True)
-        assert whole(sum(highs), sum(lows)) == sum(pair)
+        highs, lows = zip(*map(_halves, pair), strict=True)
+        assert _whole(sum(highs), sum(lows)) == sum(pair)

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -273,6 +273,16 @@ def _start_agent(port: int) -> int:
     return pid
 
 
+def _handing(config: RunConfig) -> Callable[..., int]:
+    """What stands for Hydra where the configuration is composed already."""
+
+    def run_hydra(argv: Sequence[str], job: Callable[..., int], **_: Any) -> int:
+        sys.argv = ["keepstep", *argv]  # as Hydra has it: what a run writes down as its command
+        return job(config, None)
+
+    return run_hydra
+
+
 def _live(
     rank: int, outputs: Path, words: list[str], config: RunConfig | None, recipe: MakeRecipe
 ) -> None:
@@ -281,7 +291,7 @@ def _live(
     try:
         if config is not None:
             asked = sys.modules[run.__module__]
-            asked.run_hydra = lambda argv, job, **_: job(config, None)  # type: ignore[attr-defined]
+            asked.run_hydra = _handing(config)  # type: ignore[attr-defined]
         for fd, kind in ((1, "out"), (2, "err")):
             file = os.open(outputs / f"{kind}-{rank}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(file, fd)
