@@ -13,12 +13,13 @@ from keepstep.trainer import Recipe, RunConfig, Trainer
 from keepstep.trainer.exact import ExactRunner
 from keepstep.trainer.language_model import language_model
 
-# 24 micro-batches: 1, 2, 3, 4 and 8 ranks may share them.
+# 12 micro-batches, which 1, 2, 3 and 4 ranks may share, and 24, which 8 may too.
+FINE = "train.microbatch_samples=1"
 EXACT = (
-    *("parallel.exact=true", "train.batch_samples=24", "train.microbatch_samples=1"),
-    *("train.steps=5", "model.num_layers=2", "model.num_kv_heads=2", "optim.lr=1e-2"),
+    *("parallel.exact=true", "train.batch_samples=24", "train.microbatch_samples=2"),
+    *("train.steps=3", "model.num_layers=2", "model.num_kv_heads=2", "optim.lr=1e-2"),
 )
-EVERYTHING = ("optim.ema_decay=0.9", "optim.clip_norm=0.5", "train.eval_every=3")
+EVERYTHING = ("optim.ema_decay=0.9", "optim.clip_norm=0.5", "train.eval_every=2")
 ON_3, ON_8 = (3, ()), (8, ())
 COPIES, HYBRID = (3, ("parallel.replicate=3",)), (4, ("parallel.replicate=2",))
 MOE = (
@@ -27,7 +28,7 @@ MOE = (
     "train.microbatch_samples=2",
 )
 CASES: dict[str, tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]] = {
-    "fp32": (EVERYTHING, [ON_3, ON_8, COPIES, HYBRID]),
+    "fp32": ((*EVERYTHING, FINE), [ON_3, ON_8, COPIES, HYBRID]),
     "bf16": (("precision=bf16", *EVERYTHING), [ON_3, HYBRID]),
     "bf16_pure": (("precision=bf16_pure",), [ON_3, HYBRID]),
     "fp16": (("precision=fp16",), [ON_3]),
@@ -78,25 +79,24 @@ def test_ranks_that_share_samples_do_not_show_beside_others(
     corpus: Corpus, tmp_path: Path, degrees: tuple[str, ...]
 ) -> None:
     tied = "model.tie_embeddings=true"
-    found = [run(corpus, tmp_path / f"{n}", 2 * n, *degrees, tied) for n in (1, 2, 3)]
-    assert bits(found[1]) == bits(found[2]) == bits(found[0])
+    found = [run(corpus, tmp_path / f"{n}", 2 * n, *degrees, tied) for n in (1, 3)]
+    assert bits(found[1]) == bits(found[0])
 
 
-SCHEDULE = ((4, 1), (2, 3), (8, 4), (3, 5), (1, 0))
-"""Ranks, and the step with which they are asked to end; 0: at the end."""
+SCHEDULE = ((4, 0), (3, 1), (8, 2), (1, None))
+"""Ranks, and the index of the step in which they are asked to end."""
 
 
-@pytest.mark.parametrize("more", [(), ("parallel.replicate=2",)], ids=["sharded", "copies"])
 def test_a_run_that_changes_its_size_again_and_again_has_the_bits_of_one_that_does_not(
-    corpus: Corpus, tmp_path: Path, more: tuple[str, ...]
+    corpus: Corpus, tmp_path: Path
 ) -> None:
-    words = ("train.steps=7", "precision=bf16", "optim.clip_norm=0.5")
+    words = ("train.steps=5", "precision=bf16", "optim.clip_norm=0.5", FINE)
     wanted = bits(run(corpus, tmp_path / "straight", 2, *words))
     moved = corpus.config(tmp_path / "moved", *EXACT, *words)
     for size, stop in SCHEDULE:
-        moved.parallel.replicate = 2 if more and size % 2 == 0 else 1
-        codes = train(moved, size, stop_at=stop or None)
-        assert codes == [75 if stop else 0] * size
+        moved.parallel.replicate = 2 if size == 8 else 1
+        codes = train(moved, size, stop_at=stop)
+        assert codes == [0 if stop is None else 75] * size
     assert bits(tmp_path / "moved") == wanted
 
 
@@ -133,7 +133,7 @@ def test_a_step_whose_gradients_leap_is_done_again(corpus: Corpus, tmp_path: Pat
         runner.run = counted  # type: ignore[method-assign]
         return redone
 
-    config = corpus.config(tmp_path / "run", *EXACT, "train.steps=3")
+    config = corpus.config(tmp_path / "run", *EXACT, FINE)
     # One rank has 24 micro-batches a step, which the first step does twice: the 60th call is in
     # its second step.
     (redone,) = observed(config, 1, observe, recipe=spiking)
