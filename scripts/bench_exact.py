@@ -39,14 +39,15 @@ def bytes_sent() -> int:
     total = 0
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            with socket.socket(fileno=os.dup(int(entry.name))) as found:
-                if found.family in (socket.AF_INET, socket.AF_INET6) and (
-                    found.type == socket.SOCK_STREAM
-                ):
-                    info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-                    total += struct.unpack_from("<Q", info, _ACKED_AT)[0]
-        except OSError:
+            is_socket = os.readlink(entry).startswith("socket:")
+        except OSError:  # the folder itself, as it was read
             continue
+        if not is_socket:
+            continue
+        with socket.socket(fileno=os.dup(int(entry.name))) as found:
+            if found.family in (socket.AF_INET, socket.AF_INET6):
+                info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+                total += struct.unpack_from("<Q", info, _ACKED_AT)[0]
     return total
 
 

@@ -24,12 +24,17 @@ def deterministic() -> Iterator[None]:
     """Kernels that add in a fixed order, where torch has them: else every pass would differ."""
     before = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch_fills: Any = torch.utils.deterministic
+    fills = torch_fills.fill_uninitialized_memory
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*deterministic.*")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # It would write NaN into every new tensor, which a kernel then overwrites.
+        torch_fills.fill_uninitialized_memory = False
         try:
             yield
         finally:
+            torch_fills.fill_uninitialized_memory = fills
             torch.use_deterministic_algorithms(before, warn_only=only_warns)
 
 
