@@ -1,6 +1,7 @@
 """Schedules of sizes, endings and kills over one exact run: whole jobs, each on another number of
 ranks than the one before, and what has to come of them."""
 
+import contextlib
 import os
 import random
 import signal
@@ -94,7 +95,8 @@ def _pass_through(job: Job, ran: Ran, part: Part, dice: Any, *, is_last: bool) -
         _wait_for(job, ran, step)
         rank = dice.randrange(part.size)
         if rank in (workers := job.workers()):
-            os.kill(workers[rank], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(workers[rank], signal.SIGKILL)
     if is_last:
         assert job.wait(LONGEST) == [0] * part.size, job.errors(0)
         return
@@ -103,7 +105,8 @@ def _pass_through(job: Job, ran: Ran, part: Part, dice: Any, *, is_last: bool) -
         job.kill_tree()
         return
     for guardian in job.guardians:
-        os.kill(guardian, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # the run was over first
+            os.kill(guardian, signal.SIGTERM)
     codes = set(job.wait(LONGEST))
     assert codes in ({75}, {0}), (codes, job.errors(0))
 
