@@ -164,10 +164,6 @@ class Grid:
             return most  # 0, or infinite
         return math.ldexp(float(total), 2 * _exponent(most) - _bits(elements))
 
-    def elements(self) -> dict[str, int]:
-        """Of this rank's parameters, in full."""
-        return {name: parameter.numel() for name, parameter in self._own.items()}
-
     def state_dict(self) -> dict[str, int]:
         """Bounds for a manifest, as powers of two by parameter; equal on all ranks."""
         return {name: _exponent(bound) for name, bound in self._bounds.items() if bound}
