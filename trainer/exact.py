@@ -59,12 +59,8 @@ class Exact:
         own: range,
     ) -> None:
         check_module(module)
-        self.module, self.topology, self.microbatches, self._own = (
-            module,
-            topology,
-            microbatches,
-            own,
-        )
+        self.module, self.topology = module, topology
+        self.microbatches, self._own = microbatches, own
         self._exchange = Exchange(topology.control)
         degrees = topology.degrees
         self.grid = Grid(

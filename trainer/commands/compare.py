@@ -45,6 +45,11 @@ def compare(
     Example: keepstep compare runs/before runs/after --out compared.html
     """
     if bits:
+        if out is not None:
+            raise ConfigError(
+                "--out: found it beside --bits, which draws nothing, needed one of the two; leave "
+                "one out"
+            )
         compare_bits(runs)
         return
     if len(runs) < 2:

@@ -121,3 +121,5 @@ def test_runs_without_a_step_in_common_and_other_numbers_of_runs_are_refused(
         compared(straight, tmp_path / "none")
     with pytest.raises(ConfigError, match="--bits: found 3 runs, needed two"):
         compared(straight, straight, straight)
+    with pytest.raises(ConfigError, match="--out: found it beside --bits"):
+        compared(straight, straight, Path("--out"), tmp_path / "drawn.html")
