@@ -357,32 +357,50 @@ def show(found: dict[str, Any]) -> None:
 
 
 def rehearse_exact(asked: argparse.Namespace) -> int:
-    """Random schedules over exact runs of all precisions; the exit code."""
-    results: list[dict[str, Any]] = []
-    result = asked.result.with_name("rehearse_exact.json")
-    for precision in PRECISIONS:
-        with tempfile.TemporaryDirectory(prefix="keepstep-rehearse-") as folder:
-            wanted = bits_of(straight(Path(folder), precision, steps=asked.steps))
-        for number in range(asked.schedules // len(PRECISIONS)):
-            dice = random.Random(f"{asked.seed} {precision} {number}")
-            parts = schedule(dice, steps=asked.steps)
-            begun = time.monotonic()
-            with tempfile.TemporaryDirectory(prefix="keepstep-rehearse-") as folder:
-                ran = resized(Path(folder), parts, precision, steps=asked.steps, dice=dice)
-                found = bits_of(ran)
-            one = {
-                "precision": precision,
-                "parts": [str(part) for part in parts],
-                "is_equal": found == wanted,
-                "seconds": round(time.monotonic() - begun, 1),
-            }
+    """Random schedules over exact runs of all precisions; the exit code. Those that the result file
+    already has are not run again, so a rehearsal that was ended goes on where it was."""
+    path = asked.result.with_name("rehearse_exact.json")
+    results = json.loads(path.read_text()) if path.exists() else []
+    results = [one for one in results if (one["seed"], one["steps"]) == (asked.seed, asked.steps)]
+    done = {(one["precision"], one["number"]) for one in results}
+    wanted: dict[str, Any] = {}
+    for number in range(asked.schedules // len(PRECISIONS)):
+        for precision in PRECISIONS:
+            if (precision, number) in done:
+                continue
+            if precision not in wanted:
+                with tempfile.TemporaryDirectory(prefix="keepstep-rehearse-") as folder:
+                    ran = straight(Path(folder), precision, steps=asked.steps)
+                    wanted[precision] = bits_of(ran)
+            one = one_schedule(asked, precision, number, wanted[precision])
             results.append(one)
             state = "equal, bit for bit" if one["is_equal"] else "NOT EQUAL"
             print(f"{precision} {number}: {state}; {'; '.join(one['parts'])}", flush=True)
-            result.write_text(json.dumps(results, indent=1) + "\n")
+            path.write_text(json.dumps(results, indent=1) + "\n")
     equal = sum(one["is_equal"] for one in results)
     print(f"{equal} of {len(results)} schedules have the bits of {asked.steps} undisturbed steps")
     return 0 if equal == len(results) else 1
+
+
+def one_schedule(
+    asked: argparse.Namespace, precision: str, number: int, wanted: dict[str, Any]
+) -> dict[str, Any]:
+    """What came of a schedule that its seed, precision and number give."""
+    dice = random.Random(f"{asked.seed} {precision} {number}")
+    parts = schedule(dice, steps=asked.steps)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="keepstep-rehearse-") as folder:
+        ran = resized(Path(folder), parts, precision, steps=asked.steps, dice=dice)
+        found = bits_of(ran)
+    return {
+        "precision": precision,
+        "number": number,
+        "seed": asked.seed,
+        "steps": asked.steps,
+        "parts": [str(part) for part in parts],
+        "is_equal": found == wanted,
+        "seconds": round(time.monotonic() - begun, 1),
+    }
 
 
 def main() -> None:
