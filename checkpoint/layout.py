@@ -6,7 +6,7 @@ Derived by every rank alone, without communication. Knows nothing of files.
 import itertools
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -133,7 +133,9 @@ def part_box(
     return tuple(offsets), tuple(lengths)
 
 
-def plan_writes(state: State, *, rank: int, holders: Sequence[int]) -> set[str]:
+def plan_writes(
+    state: State, chunks: Iterable[Chunk], *, rank: int, holders: Sequence[int]
+) -> set[str]:
     """Names whose box this rank writes, out of those it holds.
 
     Of copies equal on several ranks exactly one rank is named. The ranks along a DTensor's
@@ -142,14 +144,14 @@ def plan_writes(state: State, *, rank: int, holders: Sequence[int]) -> set[str]:
     every member comes to the same plan without asking.
 
     Args:
+        chunks: of the state, as `local_chunks` answers them.
         rank: this rank, global.
         holders: global ranks whose states have the same names as this one's, sorted.
     """
     loads: dict[tuple[int, ...], list[int]] = {}
     groups: dict[object, tuple[int, ...]] = {}
     mine = set()
-    held = [chunk for chunk, _ in local_chunks(state)]
-    for chunk in sorted(held, key=lambda chunk: (-chunk.num_bytes, chunk.name)):
+    for chunk in sorted(chunks, key=lambda chunk: (-chunk.num_bytes, chunk.name)):
         layout = _copies_key(state[chunk.name])
         if layout not in groups:  # torch works a mesh's ranks out anew at each look
             groups[layout] = _replica_group(state[chunk.name], holders)

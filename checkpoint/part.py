@@ -56,6 +56,8 @@ class LivePart:
     def write(
         self, place: Store, folder: str, rank: int, seal: Seal
     ) -> tuple[FileEntry, list[ChunkEntry]] | None:
-        mine = plan_writes(self._state, rank=rank, holders=self._holders)
-        chunks = [held for held in local_chunks(self._state) if held[0].name in mine]
+        held = local_chunks(self._state)
+        boxes = (chunk for chunk, _ in held)
+        mine = plan_writes(self._state, boxes, rank=rank, holders=self._holders)
+        chunks = [one for one in held if one[0].name in mine]
         return write_shard(place, folder, rank, chunks, seal) if chunks else None

@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .dtypes import dtype_name
 from .exchange import Exchange, RanksFailedError, gather_distinct
-from .layout import State, local_chunk, num_boxes
+from .layout import State, local_chunks, num_boxes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,17 +37,25 @@ def gather_specs(exchange: Exchange, state: State) -> dict[str, Spec]:
     Raises:
         ValueError: also for a dtype or placement that checkpoints do not hold, on any rank.
     """
-    return merge_specs(exchange, lambda: describe(state))
+
+    def own() -> dict[str, Spec]:
+        local_chunks(state)  # for what it refuses
+        return describe(state)
+
+    return merge_specs(exchange, own)
 
 
 def describe(state: State) -> dict[str, Spec]:
-    """The names of this rank's state, without asking anyone; raises as `local_chunk`."""
-    chunks = [local_chunk(name, state[name]) for name in sorted(state)]
+    """The names of this rank's state, without asking anyone.
+
+    Raises:
+        ValueError: for a dtype that a checkpoint cannot hold; placements are not looked at.
+    """
     return {
-        chunk.name: Spec(
-            dtype=chunk.dtype, shape=chunk.global_shape, boxes=num_boxes(state[chunk.name])
+        name: Spec(
+            dtype=dtype_name(tensor.dtype), shape=tuple(tensor.shape), boxes=num_boxes(tensor)
         )
-        for chunk in chunks
+        for name, tensor in sorted(state.items())
     }
 
 

@@ -220,10 +220,12 @@ def _check(module: nn.Module, topology: Topology, device: torch.device) -> None:
     meshes = {topology.param_mesh, topology.expert_param_mesh}
     allowed = {_ranks_of(mesh) for mesh in meshes if mesh is not None}
     seen = set[str]()
+    is_allowed: dict[DeviceMesh, bool] = {}  # torch works the ranks of a mesh out at each question
     for name, parameter in module.named_parameters():
-        if not isinstance(parameter, DTensor) or not any(
-            ranks <= _ranks_of(parameter.device_mesh) for ranks in allowed
-        ):
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+        if mesh is not None and mesh not in is_allowed:
+            is_allowed[mesh] = any(ranks <= _ranks_of(mesh) for ranks in allowed)
+        if mesh is None or not is_allowed[mesh]:
             raise ValueError(
                 f"model parameter {name}: found {type(parameter).__name__}, needed a DTensor on "
                 f"the mesh {topology.param_mesh}; let build return a plain module"

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Partial
 
 from .collectives import Exchange
 from .names import canonical_name
-from .pipeline.stages import lent_parameters
+from .pipeline.stages import Stages, lent_parameters
 from .plan import Plan
 
 _NUMBERED = re.compile(r"[^\d.][^.]*(\.[^\d.][^.]*)*\.\d+(?=\.)")
@@ -61,7 +61,8 @@ def counts(grad: Tensor) -> bool:
 def gradient_groups(
     module: nn.Module, plan: Plan, exchange: Exchange
 ) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
-    """Collective: what `squares` counts, by block, the same names in the same order on all ranks.
+    """Collective where stages differ: what `squares` counts, by block, the same names in the same
+    order on all ranks.
 
     Returns:
         Trainable parameters by group: the name up to its first number, as layers.3, or its first
@@ -78,6 +79,8 @@ def gradient_groups(
             numbered = _NUMBERED.match(name)
             group = numbered.group() if numbered else name.split(".")[0]
             groups.setdefault(group, []).append(parameter)
+    if not isinstance(module, Stages):  # every rank has all of them
+        return groups, copies
     said = exchange.gather_bytes(json.dumps(list(groups)).encode())
     names = dict.fromkeys(name for one in said for name in json.loads(one))
     return {name: groups.get(name, []) for name in names}, copies

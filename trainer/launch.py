@@ -57,6 +57,7 @@ from .showing import Showing
 from .telemetry.events import Events
 from .telemetry.progress import Speaker, hear
 from .telemetry.speaker import speaker_of
+from .warmup import warm_up
 
 Fit = Callable[[RunConfig, MakeRecipe, Life], int]
 
@@ -98,7 +99,7 @@ def _guard(
     def work(page: Page, channel: socket.socket, slot_fds: Sequence[int]) -> int:
         faulthandler.enable()
         faulthandler.register(signal.SIGUSR2, all_threads=True)
-        line, slots = Line(channel), SlotSet.from_fds(slot_fds)
+        line, slots = Line(channel, warm_up), SlotSet.from_fds(slot_fds)
         kept = KeptRecipe(recipe)
         while (order := line.next_order()) is not None:
             name_process("keepstep-worker")

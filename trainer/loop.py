@@ -188,8 +188,11 @@ class Trainer:
             self.ema.update()
 
     def _is_finished(self, restored: Restored | None) -> bool:
-        """Collective: whether all is done, said and kept; rank 0 knows, since only it writes."""
-        done = self.progress.step >= self.job.config.train.steps and self.reporter.is_finished
+        """Collective after the last step: whether all is done, said and kept; rank 0 knows, since
+        only it writes."""
+        if self.progress.step < self.job.config.train.steps:
+            return False
+        done = self.reporter.is_finished
         if done and restored is not None:
             done = is_kept(self.job.config, self.life, restored)
         return bool(max_(torch.tensor(int(done)), self.job.topology.control))

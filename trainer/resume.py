@@ -201,7 +201,11 @@ def _all_committed(config: RunConfig) -> list[Found]:
 
 
 def _agreed_choice(job: Job, life: Life, memory: Memory) -> str:
-    """Rank 0 looks and tells; a refusal is raised on every rank."""
+    """What the job itself left in memory is taken unasked, so that a place that does not answer
+    keeps no worker from going on: all ranks know of that. Else rank 0 looks and tells; a refusal is
+    raised on every rank."""
+    if life.generation > 0 and memory.is_untouched:
+        return IN_MEMORY
     answer = ""
     if life.world.rank == 0:
         try:
@@ -215,10 +219,7 @@ def _agreed_choice(job: Job, life: Life, memory: Memory) -> str:
 
 
 def _choice(job: Job, life: Life, memory: Memory) -> str:
-    """Rank 0: what to begin with. What the job itself left in memory is taken unasked, so that a
-    place that does not answer keeps no worker from going on."""
-    if life.generation > 0 and memory.is_untouched:
-        return IN_MEMORY
+    """Rank 0: what to begin with."""
     try:
         found = _all_committed(job.config)
     except OSError:

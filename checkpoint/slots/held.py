@@ -11,7 +11,7 @@ from ..commit import Cargo
 from ..digest import digest_bytes, tensor_bytes
 from ..errors import CorruptError
 from ..exchange import Exchange
-from ..layout import State, local_chunks
+from ..layout import State, local_tensor
 from ..manifest import ChunkEntry, FileEntry
 from ..pieces import copy_pieces, first_damaged
 from ..seal import Seal
@@ -77,11 +77,10 @@ class Held:
 
         Call `prove` before: nothing is checked here.
         """
-        live = {chunk.name: tensor for chunk, tensor in local_chunks(state)}
         views = self.image.views(self._slot.map())
         with torch.no_grad():
             for chunk, view in zip(self.image.chunks, views, strict=True):
-                live[chunk.name].copy_(view)
+                local_tensor(state[chunk.name]).copy_(view)
 
     def fill(self, state: State) -> None:
         """As `load_into`, and proves every byte where it has come to lie: one pass over the memory
@@ -90,10 +89,9 @@ class Held:
         Raises:
             CorruptError: a byte is not as it was.
         """
-        live = {chunk.name: tensor for chunk, tensor in local_chunks(state)}
         views = self.image.views(self._slot.map())
         for index, (chunk, view) in enumerate(zip(self.image.chunks, views, strict=True)):
-            target = live[chunk.name]
+            target = local_tensor(state[chunk.name])
             if target.is_cpu and target.is_contiguous():
                 if copy_pieces(tensor_bytes(view), tensor_bytes(target)) != self._digests[index]:
                     raise self._damage(index)

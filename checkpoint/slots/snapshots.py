@@ -16,7 +16,7 @@ import torch
 
 from ..commit import Cargo
 from ..digest import tensor_bytes
-from ..layout import State, local_chunks
+from ..layout import State, local_tensor
 from ..pieces import copy_pieces, digest_pieces
 from .image import Image, pack_digests
 from .slotfile import SlotFile
@@ -186,8 +186,7 @@ class Snapshots:
         names = [chunk.name for chunk in self._image.chunks]
         seen = [state[name] for name in names]
         if not self._held or any(a is not b for a, b in zip(seen, self._seen, strict=True)):
-            held = {chunk.name: tensor for chunk, tensor in local_chunks(state)}
-            self._seen, self._held = seen, [held[name] for name in names]
+            self._seen, self._held = seen, [local_tensor(tensor) for tensor in seen]
         pairs = (Pair(held, view) for held, view in zip(self._held, views, strict=True))
         return list(zip(names, pairs, strict=True))
 

@@ -3,7 +3,7 @@ found them write it to a checkpoint together. It reads slots and fills none."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, final
 
 from ..exchange import Exchange
@@ -15,7 +15,7 @@ from ..specs import Spec, merge_specs
 from ..stores import Store
 from ..tiling import check_tilings
 from .held import Held
-from .image import chunks_of
+from .image import chunks_of, record_of
 
 CopiesOf = Callable[[Mapping[str, int]], list[list[int]]]
 """Degrees by name -> groups of ranks that hold the same boxes."""
@@ -105,7 +105,7 @@ def wholes(found: Sequence[Left], copies_of: CopiesOf) -> list[Whole]:
 
 def boxes_of(held: Held) -> list[Box]:
     """What of its image a slot may write to a checkpoint."""
-    return [asdict(chunk) for _, chunk in _writable(held)]
+    return [record_of(chunk) for _, chunk in _writable(held)]
 
 
 def deal(offered: Sequence[Sequence[Box]]) -> list[list[int]]:

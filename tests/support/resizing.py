@@ -104,6 +104,8 @@ def _pass_through(job: Job, ran: Ran, part: Part, dice: Any, *, is_last: bool) -
     if part.is_killed:
         job.kill_tree()
         return
+    # Before they have begun a signal ends them as it ends any process: there is nothing to save.
+    job.until(lambda: len(job.workers()) == part.size or job.is_over(), LONGEST, "workers")
     for guardian in job.guardians:
         with contextlib.suppress(ProcessLookupError):  # the run was over first
             os.kill(guardian, signal.SIGTERM)
@@ -112,8 +114,20 @@ def _pass_through(job: Job, ran: Ran, part: Part, dice: Any, *, is_last: bool) -
 
 
 def _wait_for(job: Job, ran: Ran, step: int) -> None:
-    done = lambda: max(ran.losses, default=-1) >= step or job.is_over()  # noqa: E731
-    job.until(done, LONGEST, f"step {step}")
+    # Read when it has grown: whoever looks all the time slows the ranks down.
+    size = 0
+
+    def is_done() -> bool:
+        nonlocal size
+        before, size = size, _size(ran.folder / "metrics.jsonl")
+        is_new = size != before
+        return job.is_over() or (is_new and max(ran.losses, default=-1) >= step)
+
+    job.until(is_done, LONGEST, f"step {step}")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def bits_of(ran: Ran) -> dict[str, Any]:

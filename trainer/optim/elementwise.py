@@ -58,6 +58,12 @@ class Elementwise(torch.optim.Optimizer):
         for group in self.param_groups:
             step_elementwise(group, self.rule, self.keeping, self.state)
 
+    def make_state(self) -> None:
+        """Makes all state that there is none of, zero."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                make_state(parameter, self.rule.moments, self.keeping, self.state)
+
 
 def step_elementwise(group: dict[str, Any], rule: Rule, keeping: Keeping, state: State) -> None:
     """Steps the parameters of one group that have a gradient; without autograd."""
@@ -85,13 +91,20 @@ def begin_step(
     named = zip(group["param_names"], group["params"], strict=True)
     ready = [(name, parameter) for name, parameter in named if parameter.grad is not None]
     for _, parameter in ready:
-        own = state[parameter]
-        own.setdefault("step", torch.zeros((), dtype=torch.float32))
-        for moment in moments:
-            if moment not in own:
-                own[moment] = zeros(parameter, keeping.dtype)
-        own["step"] += 1
+        make_state(parameter, moments, keeping, state)
+        state[parameter]["step"] += 1
     return ready
+
+
+def make_state(
+    parameter: nn.Parameter, moments: Sequence[str], keeping: Keeping, state: State
+) -> None:
+    """Makes what a parameter's state lacks, zero."""
+    own = state[parameter]
+    own.setdefault("step", torch.zeros((), dtype=torch.float32))
+    for moment in moments:
+        if moment not in own:
+            own[moment] = zeros(parameter, keeping.dtype)
 
 
 def zeros(parameter: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Placement
 
 from ...parallel import is_sharded
 from .config import MuonScale
-from .elementwise import Keeping, begin_step, gradient, keep, local, step_elementwise
+from .elementwise import Keeping, begin_step, gradient, keep, local, make_state, step_elementwise
 from .orthogonalise import as_matrices, orthogonalise, step_size
 from .owners import Owners
 from .rule import Rule
@@ -69,6 +69,13 @@ class Muon(torch.optim.Optimizer):
                 self._step_hidden(group)
             else:
                 step_elementwise(group, self.rest, self.keeping, self.state)
+
+    def make_state(self) -> None:
+        """Makes all state that there is none of, zero."""
+        for group in self.param_groups:
+            moments = (_MOMENTUM,) if group["is_hidden"] else self.rest.moments
+            for parameter in group["params"]:
+                make_state(parameter, moments, self.keeping, self.state)
 
     def _step_hidden(self, group: dict[str, Any]) -> None:
         ready = begin_step(group, (_MOMENTUM,), self.keeping, self.state)

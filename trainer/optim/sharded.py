@@ -62,6 +62,12 @@ class ShardedAdamW(torch.optim.Optimizer):
                 maximize=False,
             )
 
+    def make_state(self) -> None:
+        """Makes all state that there is none of, zero."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self._state(parameter, fused=group["fused"])
+
     def _state(self, parameter: nn.Parameter, *, fused: bool) -> dict[str, Any]:
         own: dict[str, Any] = self.state[parameter]
         if not own:

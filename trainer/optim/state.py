@@ -1,9 +1,13 @@
 """State that exists before the first step, so that every checkpoint has the same names."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
-from .elementwise import local, zeros
+from .elementwise import Elementwise, local, zeros
+from .muon import Muon
+from .sharded import ShardedAdamW
 
 
 def materialise_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -19,6 +23,15 @@ def materialise_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     }
     if not bare:
         return []
+    if isinstance(optimizer, Elementwise | Muon | ShardedAdamW):
+        optimizer.make_state()
+    else:
+        _make_by_step(optimizer, bare)
+    return [parameter for parameter in bare if optimizer.state[parameter]]
+
+
+def _make_by_step(optimizer: torch.optim.Optimizer, bare: Collection[Tensor]) -> None:
+    """Of an optimizer that makes state in `step` alone."""
     peaks = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -28,11 +41,9 @@ def materialise_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     optimizer.zero_grad()
     for group, peak in zip(optimizer.param_groups, peaks, strict=True):
         group["lr"] = peak
-    made = [parameter for parameter in bare if optimizer.state[parameter]]
-    for value in (value for parameter in made for value in optimizer.state[parameter].values()):
+    for value in (value for parameter in bare for value in optimizer.state[parameter].values()):
         if isinstance(value, Tensor):
             local(value.detach()).zero_()
-    return made
 
 
 def forget_state(optimizer: torch.optim.Optimizer, made: list[Tensor]) -> None:

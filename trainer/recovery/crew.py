@@ -67,6 +67,7 @@ class Crew:
             if proves and self.proves:
                 self.spare.prove()
                 self.proves = False
+            self.spare.warm_up()  # last: who has other threads cannot fork, as a proof does
 
     def dismiss(self) -> None:
         """Kills the worker, and waits until it is no more: the next must not meet it."""

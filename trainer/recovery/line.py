@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, final
 
 from ...parallel import Links, pending
@@ -28,10 +29,15 @@ _AGAIN_SECONDS = 0.02
 
 @final
 class Line:
-    """One training process's end; `tell` is for any thread, the rest for the main one."""
+    """One training process's end; `tell` is for any thread, the rest for the main one.
 
-    def __init__(self, channel: socket.socket) -> None:
+    Args:
+        warm_up: what is done before the first order, where the guardian finds time for it.
+    """
+
+    def __init__(self, channel: socket.socket, warm_up: Callable[[], None] | None = None) -> None:
         self._channel = channel
+        self._warm_up = warm_up
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._links: Links | None = None
@@ -49,6 +55,10 @@ class Line:
                 return message and message["order"]
             if message["do"] == "prove":
                 self.tell("proved", holds=can_be_freed())
+            elif message["do"] == "warm_up":
+                if self._warm_up is not None:
+                    with contextlib.suppress(Exception):  # the first step meets it too, and says so
+                        self._warm_up()
             else:
                 self._note_call(message)
 

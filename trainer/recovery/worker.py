@@ -71,6 +71,10 @@ class Worker:
         collective here."""
         self._send({"do": "prove"})
 
+    def warm_up(self) -> None:
+        """Has one that waits for its first order do ahead what it can without one."""
+        self._send({"do": "warm_up"})
+
     def takes_no_call(self) -> bool:
         """Whether it has found just now that no process can be thrown out; said once."""
         proof, self.proof = self.proof, None
