@@ -1,5 +1,6 @@
 """What a spare does ahead leaves nothing behind, shows in no bit, and is no longer to be done."""
 
+import itertools
 import os
 import resource
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_what_was_done_once_touches_little_new_memory() -> None:
         for _ in range(3):
             warm_up()
             counts.append(faults())
-        first, _, third = (b - a for a, b in zip(counts, counts[1:], strict=False))
+        first, _, third = (b - a for a, b in itertools.pairwise(counts))
         assert third < first / 3, counts
 
     assert wait_for(fork(body)) == 0
