@@ -374,7 +374,7 @@ def rehearse_exact(asked: argparse.Namespace) -> int:
                     wanted[precision] = bits_of(ran)
             one = one_schedule(asked, precision, number, wanted[precision])
             results.append(one)
-            state = "equal, bit for bit" if one["is_equal"] else "NOT EQUAL"
+            state = "equal, bit for bit" if one["is_equal"] else f"NOT EQUAL {one['trouble']}"
             print(f"{precision} {number}: {state}; {'; '.join(one['parts'])}", flush=True)
             path.write_text(json.dumps(results, indent=1) + "\n")
     equal = sum(one["is_equal"] for one in results)
@@ -388,17 +388,24 @@ def one_schedule(
     """What came of a schedule that its seed, precision and number give."""
     dice = random.Random(f"{asked.seed} {precision} {number}")
     parts = schedule(dice, steps=asked.steps)
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="keepstep-rehearse-") as folder:
+    begun, folder, trouble = time.monotonic(), tempfile.mkdtemp(prefix="keepstep-rehearse-"), ""
+    try:
         ran = resized(Path(folder), parts, precision, steps=asked.steps, dice=dice)
-        found = bits_of(ran)
+        is_equal = bits_of(ran) == wanted
+    except AssertionError as error:
+        is_equal, trouble = False, str(error)
+    if is_equal:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        trouble += f"\nits folder is {folder}"
     return {
         "precision": precision,
         "number": number,
         "seed": asked.seed,
         "steps": asked.steps,
         "parts": [str(part) for part in parts],
-        "is_equal": found == wanted,
+        "is_equal": is_equal,
+        "trouble": trouble,
         "seconds": round(time.monotonic() - begun, 1),
     }
 
