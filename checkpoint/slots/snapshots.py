@@ -22,12 +22,30 @@ from .image import Image, pack_digests
 from .slotfile import SlotFile
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A box of the state and the part of a slot that it is copied to."""
 
+    name: str
     source: torch.Tensor
     target: torch.Tensor
+    both: tuple[memoryview, memoryview] | None
+    """Their bytes, where the source is flat memory of this process; made once, since for small
+    tensors that takes longer than the copy."""
+
+    @classmethod
+    def of(cls, name: str, source: torch.Tensor, target: torch.Tensor) -> "Pair":
+        is_flat = source.is_cpu and source.is_contiguous()
+        both = (tensor_bytes(source), tensor_bytes(target)) if is_flat else None
+        return cls(name, source, target, both)
+
+    def copy(self) -> str:
+        """The digests of what was copied; the copy of a device's tensor is waited for."""
+        if self.both is not None:
+            return copy_pieces(*self.both)
+        self.target.copy_(self.source)
+        return digest_pieces(tensor_bytes(self.target))
 
 
 @final
@@ -56,12 +74,13 @@ class Snapshots:
     ) -> None:
         self._named, self._unnamed = list(named), list(unnamed)
         self._image, self._plan = image, image.encode()
+        self._names = [chunk.name for chunk in image.chunks]
         self._volatile = frozenset(volatile)
         self._say = say
         self._slots: list[SlotFile] = []
         self._views: list[list[torch.Tensor]] = []
         self._seen: list[torch.Tensor] = []
-        self._held: list[torch.Tensor] = []
+        self._pairs: dict[int, list[Pair]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="keepstep-snapshot")
         self._copied = threading.Event()
         self._copied.set()
@@ -140,10 +159,9 @@ class Snapshots:
         slot.unseal()
         if pin:
             slot.pin()
-        pairs = self._pairs(state, self._views[index])
         later: dict[int, Pair] = {}
-        for place, (name, pair) in enumerate(pairs):
-            if name in self._volatile:
+        for place, pair in enumerate(self._pairs_of(state, index)):
+            if pair.name in self._volatile:
                 pair.target.copy_(pair.source)
             else:
                 later[place] = pair
@@ -167,8 +185,9 @@ class Snapshots:
     def close(self) -> None:
         """Ends the copying; safe twice."""
         self._thread.shutdown(wait=True)
+        self._seen = []
+        self._pairs.clear()
         self._views.clear()
-        self._seen, self._held = [], []
         while self._pinned:
             torch.cuda.cudart().cudaHostUnregister(self._pinned.pop())
 
@@ -182,13 +201,15 @@ class Snapshots:
         free = [index for index, slot in enumerate(self._slots) if not slot.is_pinned]
         return min(free, key=lambda index: self._slots[index].step, default=None)
 
-    def _pairs(self, state: State, views: list[torch.Tensor]) -> list[tuple[str, Pair]]:
-        names = [chunk.name for chunk in self._image.chunks]
-        seen = [state[name] for name in names]
-        if not self._held or any(a is not b for a, b in zip(seen, self._seen, strict=True)):
-            self._seen, self._held = seen, [local_tensor(tensor) for tensor in seen]
-        pairs = (Pair(held, view) for held, view in zip(self._held, views, strict=True))
-        return list(zip(names, pairs, strict=True))
+    def _pairs_of(self, state: State, index: int) -> list[Pair]:
+        seen = [state[name] for name in self._names]
+        if self._seen and any(a is not b for a, b in zip(seen, self._seen, strict=True)):
+            self._pairs.clear()
+        self._seen = seen
+        if index not in self._pairs:
+            named = zip(self._names, seen, self._views[index], strict=True)
+            self._pairs[index] = [Pair.of(n, local_tensor(one), view) for n, one, view in named]
+        return self._pairs[index]
 
     def _begin_on_device(self, pairs: Collection[Pair]) -> torch.cuda.Event | None:
         """CUDA: the copies, on a stream of their own behind what the step has queued."""
@@ -219,7 +240,7 @@ class Snapshots:
                 event.synchronize()
             else:
                 for place, pair in pairs.items():
-                    known[place] = _copy(pair)
+                    known[place] = pair.copy()
         finally:
             self.copy_seconds = time.perf_counter() - begun
             self._copied.set()
@@ -243,11 +264,3 @@ def _pin(data: memoryview) -> int:
             "recovery.snapshot_every=0 and checkpoint.every_steps=0"
         )
     return whole.data_ptr()
-
-
-def _copy(pair: Pair) -> str:
-    """The digests of what was copied."""
-    if pair.source.is_contiguous():
-        return copy_pieces(tensor_bytes(pair.source), tensor_bytes(pair.target))
-    pair.target.copy_(pair.source)
-    return digest_pieces(tensor_bytes(pair.target))
