@@ -27,6 +27,7 @@ MOE = (
     *("model.num_kv_heads=2", "model.num_layers=2", "model.moe_intermediate_size=16"),
     "train.microbatch_samples=2",
 )
+FP8 = ("precision=fp8", "precision.emulate=true")
 CASES: dict[str, tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]] = {
     "fp32": ((*EVERYTHING, FINE), [ON_3, ON_8, COPIES, HYBRID]),
     "bf16": (("precision=bf16", *EVERYTHING), [ON_3, HYBRID]),
@@ -36,6 +37,8 @@ CASES: dict[str, tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]] = {
     "sgd": (("optim=sgd", "optim.momentum=0.9"), [ON_3]),
     "muon": (("optim=muon",), [ON_3, HYBRID]),
     "moe": (MOE, [ON_3, HYBRID]),
+    "fp8": (FP8, [HYBRID]),
+    "fp8 by rows": ((*FP8, "precision.recipe=rowwise"), [ON_3]),
     "recomputed": (("memory.recompute=selective",), [ON_3]),
 }
 
