@@ -8,6 +8,7 @@ from .digest import combine_digests, tensor_digest
 from .errors import (
     CheckpointError,
     CorruptError,
+    DamagedPartError,
     DiskFullError,
     MismatchError,
     SealError,
@@ -26,8 +27,8 @@ from .verify import Damage, verify
 
 __all__ = [
     "Cadence", "Cargo", "CheckpointConfig", "CheckpointError", "Checkpoints", "CorruptError",
-    "Damage", "DiskFullError", "Exchange", "Found", "Keep", "LocalStore", "Manifest",
-    "MismatchError", "PlaceConfig", "Restored", "Saved", "Seal", "SealConfig", "SealError",
-    "SoloExchange", "Store", "VersionError", "combine_digests", "commit", "committed",
+    "Damage", "DamagedPartError", "DiskFullError", "Exchange", "Found", "Keep", "LocalStore",
+    "Manifest", "MismatchError", "PlaceConfig", "Restored", "Saved", "Seal", "SealConfig",
+    "SealError", "SoloExchange", "Store", "VersionError", "combine_digests", "commit", "committed",
     "gather_distinct", "open_place", "read_manifest", "tensor_digest", "tidy", "verify",
 ]  # fmt: skip

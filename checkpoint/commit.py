@@ -14,8 +14,15 @@ from typing import Any
 
 from .claims import OPEN, Fence
 from .dtypes import num_bytes
-from .errors import SHOWN, CheckpointError, DiskFullError, FencedError
-from .exchange import Exchange, RanksFailedError, gather_results, share
+from .errors import (
+    SHOWN,
+    CheckpointError,
+    CorruptError,
+    DamagedPartError,
+    DiskFullError,
+    FencedError,
+)
+from .exchange import Exchange, Kind, RanksFailedError, gather_results, share
 from .listing import committed, folder_name, remove_checkpoint
 from .manifest import MANIFEST, FileEntry, Manifest, chunk_from, encode
 from .part import Part
@@ -62,6 +69,7 @@ def commit(
     Raises:
         DiskFullError: on every rank, if a rank was told that no space or quota is left.
         FencedError: on every rank, if this job, or this generation of it, may write no more.
+        DamagedPartError: on every rank, if a part is not as it was.
         CheckpointError: on every rank, if a rank failed in another way.
         ValueError: on every rank, before any work, as `Part.specs`.
     """
@@ -102,7 +110,10 @@ def require_space(place: Store, exchange: Exchange, needed: int) -> None:
 
 
 def _write_own(place: Store, folder: str, rank: int, part: Part, seal: Seal) -> bytes:
-    written = part.write(place, folder, rank, seal)
+    try:
+        written = part.write(place, folder, rank, seal)
+    except CorruptError as error:
+        raise DamagedPartError(str(error), path=place.address(folder)) from error
     if written is None:
         return b"null"
     file, entries = written
@@ -176,9 +187,11 @@ def _abandon(
 
     free = json.loads(share(exchange, remove))
     path = place.address(folder)
-    if failed.is_fenced:
+    if failed.has(Kind.fenced):
         return FencedError(f"Step {step} was not saved: {failed}", path=path, step=step)
-    if failed.is_full:
+    if failed.has(Kind.damaged):
+        return DamagedPartError(f"Step {step} was not saved: {failed}", path=path, step=step)
+    if failed.has(Kind.full):
         return DiskFullError(place.address(), free_bytes=free or 0, needed_bytes=needed)
     return CheckpointError(
         f"{path} was not saved at step {step}: {failed}, but every rank must write its part: "

@@ -3,6 +3,7 @@
 CheckpointError(RuntimeError)     a save or a restore did not come through
   CorruptError                    a byte is wrong, missing or short
   SealError                       a key or a signature is not the right one
+  DamagedPartError                what was to be saved is not as it was
   FencedError                     another job writes there now, or a later generation of this one
 MismatchError(ValueError)         a checkpoint of another model, or of another format version
 DiskFullError(OSError)            the place cannot hold it
@@ -43,6 +44,12 @@ class CorruptError(CheckpointError):
 class SealError(CheckpointError):
     """A checkpoint is not signed by whom it must be, or is encrypted with another key: it is
     refused, and no older one is taken for it."""
+
+
+@final
+class DamagedPartError(CheckpointError):
+    """The save was not published: what a rank was to write is not as it was. Trying again is of no
+    use."""
 
 
 @final

@@ -7,10 +7,11 @@ import errno
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol, final
 
 from .digest import digest_bytes
-from .errors import FencedError
+from .errors import DamagedPartError, FencedError
 
 _DONE, _FAILED = b"+", b"-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -48,15 +49,25 @@ class SoloExchange:
         return ok
 
 
+class Kind(StrEnum):
+    """What others do about a failure."""
+
+    other = "other"
+    full = "full"
+    """The system said that no space or quota is left."""
+    fenced = "fenced"
+    """The job may write no more."""
+    damaged = "damaged"
+    """What was to be saved is not as it was."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """What one rank ran into; `is_full` where the system said that no space or quota is left,
-    `is_fenced` where the job may write no more."""
+    """What one rank ran into."""
 
     rank: int
     reason: str
-    is_full: bool
-    is_fenced: bool
+    kind: "Kind"
 
 
 class RanksFailedError(RuntimeError):
@@ -66,13 +77,8 @@ class RanksFailedError(RuntimeError):
         super().__init__("; ".join(f"rank {fail.rank}: {fail.reason}" for fail in failures))
         self.failures = failures
 
-    @property
-    def is_full(self) -> bool:
-        return any(failure.is_full for failure in self.failures)
-
-    @property
-    def is_fenced(self) -> bool:
-        return any(failure.is_fenced for failure in self.failures)
+    def has(self, kind: Kind) -> bool:
+        return any(failure.kind is kind for failure in self.failures)
 
 
 def gather_results(exchange: Exchange, work: Callable[[], bytes]) -> list[bytes]:
@@ -86,14 +92,13 @@ def gather_results(exchange: Exchange, work: Callable[[], bytes]) -> list[bytes]
         payload = _DONE + work()
     except Exception as error:
         cause = error
-        kinds = [_is_full(error), isinstance(error, FencedError)]
-        payload = _FAILED + json.dumps([_reason(error), *kinds]).encode()
+        payload = _FAILED + json.dumps([_reason(error), _kind(error)]).encode()
     payloads = exchange.gather_bytes(payload)
     failures = [
-        Failure(rank=rank, reason=reason, is_full=is_full, is_fenced=is_fenced)
+        Failure(rank=rank, reason=reason, kind=Kind(kind))
         for rank, answer in enumerate(payloads)
         if answer[:1] == _FAILED
-        for reason, is_full, is_fenced in [json.loads(answer[1:])]
+        for reason, kind in [json.loads(answer[1:])]
     ]
     if failures:
         raise RanksFailedError(failures) from cause
@@ -126,5 +131,10 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _is_full(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in _FULL
+def _kind(error: Exception) -> Kind:
+    if isinstance(error, FencedError):
+        return Kind.fenced
+    if isinstance(error, DamagedPartError):
+        return Kind.damaged
+    is_full = isinstance(error, OSError) and error.errno in _FULL
+    return Kind.full if is_full else Kind.other

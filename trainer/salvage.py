@@ -11,6 +11,7 @@ from typing import final
 from ..checkpoint import (
     Cargo,
     CheckpointError,
+    DamagedPartError,
     DiskFullError,
     Exchange,
     Found,
@@ -145,9 +146,9 @@ def _save(
     for tries in range(1, _TRIES + 1):
         try:
             return commit(place, exchange, part, cargo, fence, seal)
+        except DamagedPartError as error:
+            raise _DamagedError(str(error)) from error
         except (CheckpointError, DiskFullError) as error:
-            if "does not match its digest" in str(error):
-                raise _DamagedError(str(error)) from error
             if tries == _TRIES:
                 raise StoppedError(
                     f"step {whole.step}: found it in the memory of this run's nodes and could not "

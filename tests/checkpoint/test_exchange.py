@@ -6,7 +6,13 @@ import pytest
 from support.world import run_world
 
 from keepstep.checkpoint import SoloExchange
-from keepstep.checkpoint.exchange import RanksFailedError, gather_distinct, gather_results, share
+from keepstep.checkpoint.exchange import (
+    Kind,
+    RanksFailedError,
+    gather_distinct,
+    gather_results,
+    share,
+)
 
 
 def test_what_each_rank_made_is_answered_in_order(kit):
@@ -27,7 +33,7 @@ def test_one_ranks_failure_is_raised_on_all_with_its_reason(kit):
 
         with pytest.raises(RanksFailedError, match=r"^rank 1: OSError: .*quota$") as caught:
             gather_results(kit.GlooExchange(), work)
-        return caught.value.is_full, type(caught.value.__cause__)
+        return caught.value.has(Kind.full), type(caught.value.__cause__)
 
     assert run_world(2, body) == [(True, type(None)), (True, OSError)]
 

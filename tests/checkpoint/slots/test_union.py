@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.world import run_world
 
-from keepstep.checkpoint import CheckpointError, Checkpoints, LocalStore, SoloExchange
+from keepstep.checkpoint import Checkpoints, DamagedPartError, LocalStore, SoloExchange
 from keepstep.checkpoint.commit import Cargo, commit
 from keepstep.checkpoint.slots import (
     Image,
@@ -135,6 +135,6 @@ def test_damaged_memory_saves_nothing(kit, slots, tmp_path):
         file.seek(sealed.data[1] - 1)
         file.write(bytes([byte[0] ^ 1]))
     place = LocalStore(tmp_path / "place")
-    with pytest.raises(CheckpointError, match="does not match its digest"):
+    with pytest.raises(DamagedPartError, match="does not match its digest"):
         save(found, whole, place)
     assert not place.list()
