@@ -67,7 +67,7 @@ class Failure:
 
     rank: int
     reason: str
-    kind: "Kind"
+    kind: Kind
 
 
 class RanksFailedError(RuntimeError):

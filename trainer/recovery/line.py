@@ -37,7 +37,7 @@ class Line:
 
     def __init__(self, channel: socket.socket, warm_up: Callable[[], None] | None = None) -> None:
         self._channel = channel
-        self._warm_up = warm_up
+        self._warm_up = warm_up or (lambda: None)
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._links: Links | None = None
@@ -56,9 +56,8 @@ class Line:
             if message["do"] == "prove":
                 self.tell("proved", holds=can_be_freed())
             elif message["do"] == "warm_up":
-                if self._warm_up is not None:
-                    with contextlib.suppress(Exception):  # the first step meets it too, and says so
-                        self._warm_up()
+                with contextlib.suppress(Exception):  # the first step meets it too, and says so
+                    self._warm_up()
             else:
                 self._note_call(message)
 
