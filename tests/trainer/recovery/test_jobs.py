@@ -152,8 +152,12 @@ def test_a_stopped_worker_is_replaced(tmp_path: Path, undisturbed) -> None:
 def test_a_damaged_checkpoint_is_named_and_the_older_one_used(tmp_path: Path, undisturbed) -> None:
     plan = "chaos.plan=[{do:corrupt,rank:0,step:8},{do:kill,rank:1,step:8}]"
     ran = Ran(tmp_path / "run")
-    words = overrides(ran.folder, plan, "recovery.snapshot_every=0")
-    with start_job(2, words, folder=tmp_path, recipe=SLOW) as job:
+    words, gate = overrides(ran.folder, plan, "recovery.snapshot_every=0"), Gate(ran, steps=3)
+    with start_job(2, words, folder=tmp_path, recipe=gate.recipe(SLOW)) as job:
+        job.until(lambda: 3 in ran.losses and ran.events("checkpoint"), 60.0, "save of step 3")
+        gate.let(3)  # a save that is due before the last one has ended is made some steps later
+        job.until(lambda: len(ran.events("checkpoint")) == 2, 60.0, "save of step 6")
+        gate.open()
         assert job.wait() == [0, 0], job.errors(0)
     assert_equal(ran, undisturbed(2))
     (restore,) = ran.events("restore")
