@@ -1,7 +1,8 @@
 """What makes a run that run: the settings its numbers depend on, apart from where and on how many
 ranks it is trained. Owns the run's default name and its folder's configuration file."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -217,9 +218,19 @@ class RunFolder:
 
 def plain(config: RunConfig) -> dict[str, Any]:
     """The configuration as YAML and JSON may hold it; enums as their names."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return {field.name: _plain(getattr(config, field.name)) for field in fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if is_dataclass(value):
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    return value
 
 
 def _yaml(config: RunConfig) -> str:
