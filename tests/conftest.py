@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
@@ -26,7 +27,29 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # a quarter of the time of the imports, none of which is garbage
-    config.addinivalue_line("markers", "slow: may take more than 20 s; -m 'not slow' leaves it out")
+    config.addinivalue_line(
+        "markers",
+        "slow(but=()): takes long, or shows for one more case what a quicker test shows already; "
+        "of a parametrized test all but these ids. -m 'not slow' leaves it out",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Takes the mark off those that it excepts, before pytest selects by it."""
+    asked, found = dict[str, set[str]](), defaultdict[str, set[str]](set)
+    for item in items:
+        mark, case = item.get_closest_marker("slow"), getattr(item, "callspec", None)
+        if mark is None or case is None or not mark.kwargs:
+            continue
+        test = item.nodeid.removesuffix(f"[{case.id}]")
+        asked[test] = set(mark.kwargs["but"])
+        found[test].add(case.id)
+        if case.id in asked[test]:
+            item.own_markers = [one for one in item.own_markers if one.name != "slow"]
+    for test, names in asked.items():
+        if len(found[test]) > 1 and (unknown := names - found[test]):
+            raise pytest.UsageError(f"{test} has no case {sorted(unknown)} that slow() names")
 
 
 def pytest_collection_finish() -> None:

@@ -161,6 +161,7 @@ def trip(patch, last):
         patch.setattr(os, name, wrap(getattr(os, name)))
 
 
+@pytest.mark.slow(but=["2"])
 @pytest.mark.parametrize("size", [1, 2])
 def test_death_of_a_node_at_every_change_of_the_disk(kit, tmp_path, size):
     steps, stuck = [], 0

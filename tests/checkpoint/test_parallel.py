@@ -154,6 +154,7 @@ def written(kit, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow(but=["1", "2"])
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_checkpoint_of_any_parallel_layout_loads_on_every_other(kit, written, size):
     def body(rank):

@@ -56,6 +56,7 @@ def test_ranks_that_have_not_begun_as_many_say_nothing() -> None:
     assert own_times([at(10, 20), at(10)]) is None
 
 
+@pytest.mark.slow(but=["degrees0"])
 @pytest.mark.parametrize("degrees", [{}, {"replicate": 4, "shard": 1}, {"replicate": 2}])
 def test_the_slow_rank_shows_in_every_layout_of_data(degrees: dict[str, int]) -> None:
     def body(rank: int) -> list[float] | None:

@@ -21,6 +21,9 @@ def backward_by_microbatches(tiny: SimpleNamespace, module: nn.Module, tokens: T
         tiny.loss_of(module, row).backward()
 
 
+@pytest.mark.slow(
+    but=["replicate2-shard2-window of microbatches", "shard2-one batch", "1-one batch"]
+)
 @pytest.mark.parametrize("windowed", [False, True], ids=["one batch", "window of microbatches"])
 def test_gradients_are_the_sums_of_one_process_on_every_layout(
     layout: Any, windowed: bool, tiny: SimpleNamespace
@@ -42,6 +45,7 @@ def test_gradients_are_the_sums_of_one_process_on_every_layout(
             assert (grads[name] - parameter.grad).abs().max() <= 1e-6 * scale, name
 
 
+@pytest.mark.slow(but=["shard2", "1"])
 def test_training_is_the_same_on_every_layout(layout: Any, tiny: SimpleNamespace) -> None:
     def losses(module: nn.Module, tokens: Tensor) -> list[float]:
         optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)

@@ -30,6 +30,7 @@ def whole() -> tuple[float, dict[str, Tensor], Tensor]:
     return float(loss.detach()), grads, module(tokens()[:, :-1]).detach()
 
 
+@pytest.mark.slow(but=["tensor2"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_loss_gradients_and_logits_are_those_of_one_process(layout: str) -> None:
     size, degrees = LAYOUTS[layout]

@@ -40,6 +40,7 @@ def test_composing_twice_gives_equal_and_separate_configurations() -> None:
     assert second.train.steps == 3
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.integers(1, 10**12), st.floats(1e-9, 1e3))
 def test_numbers_come_through_exactly(steps: int, lr: float) -> None:
@@ -136,6 +137,7 @@ def test_a_single_run_calls_the_job_once_without_a_number() -> None:
     assert jobs.calls == [(None, 0.5, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])
 def test_a_sweep_calls_the_job_once_a_combination(
     flag: str, capsys: pytest.CaptureFixture[str]

@@ -51,6 +51,7 @@ def test_each_step_moves_the_average_towards_the_weights(
             assert torch.equal(found[step][name], wanted)
 
 
+@pytest.mark.slow
 def test_a_run_with_an_average_survives_a_kill_bit_for_bit(tmp_path: Path) -> None:
     runs = [Ran(tmp_path / name) for name in ("undisturbed", "killed")]
     faults = ([], ["chaos.plan=[{do:kill,rank:1,step:5}]"])
@@ -65,6 +66,7 @@ def test_a_run_with_an_average_survives_a_kill_bit_for_bit(tmp_path: Path) -> No
     assert all(torch.equal(again[name], tensor) for name, tensor in last.items())
 
 
+@pytest.mark.slow
 def test_an_average_goes_on_over_another_number_of_ranks(corpus: Corpus, tmp_path: Path) -> None:
     assert train(corpus.config(tmp_path / "one", EMA, "train.steps=3"), 2) == [0, 0]
     first = copied(tmp_path / "one", tmp_path / "two")
@@ -91,6 +93,7 @@ def test_an_average_changes_nothing_of_the_training(corpus: Corpus, tmp_path: Pa
     assert all(a != b for a, b in zip(evaluated[0], evaluated[2], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "size"), [("fp32", 2), ("bf16_pure", 1)])
 def test_an_evaluation_of_the_average_is_between_the_first_weights_and_the_last(
     corpus: Corpus, tmp_path: Path, precision: str, size: int

@@ -60,6 +60,7 @@ def digest(folder: Path) -> str:
     return str(summary(folder)["state_digest"])
 
 
+@pytest.mark.slow(but=["sgd"])
 @pytest.mark.parametrize("case", CASES)
 def test_the_bits_are_those_of_one_rank(corpus: Corpus, tmp_path: Path, case: str) -> None:
     words, layouts = CASES[case]
@@ -68,6 +69,7 @@ def test_the_bits_are_those_of_one_rank(corpus: Corpus, tmp_path: Path, case: st
         assert bits(run(corpus, tmp_path / str(number), size, *words, *degrees)) == wanted, size
 
 
+@pytest.mark.slow(but=["pipeline"])
 @pytest.mark.parametrize(
     "degrees",
     [
@@ -90,6 +92,7 @@ SCHEDULE = ((4, 0), (3, 1), (8, 2), (1, None))
 """Ranks, and the index of the step in which they are asked to end."""
 
 
+@pytest.mark.slow
 def test_a_run_that_changes_its_size_again_and_again_has_the_bits_of_one_that_does_not(
     corpus: Corpus, tmp_path: Path
 ) -> None:
@@ -103,6 +106,7 @@ def test_a_run_that_changes_its_size_again_and_again_has_the_bits_of_one_that_do
     assert bits(tmp_path / "moved") == wanted
 
 
+@pytest.mark.slow
 def test_the_curve_is_that_of_plain_sums_but_for_rounding(corpus: Corpus, tmp_path: Path) -> None:
     found = run(corpus, tmp_path / "exact", 2)
     plain = run(corpus, tmp_path / "plain", 2, "parallel.exact=false")

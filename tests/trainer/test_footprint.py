@@ -48,6 +48,7 @@ def of(world_size: int, rank: int, *overrides: str) -> Footprint:
 ELEMENTS = sum(p.numel() for p in model(composed()).parameters())
 
 
+@pytest.mark.slow(but=["1-overrides0", "4-overrides1", "4-overrides6"])
 @pytest.mark.parametrize(
     ("world_size", "overrides"),
     [

@@ -65,6 +65,7 @@ def test_the_weights_come_on_any_layout_and_averages_begin_with_them(
         assert torch.equal(begun[name.replace("model.", "ema.", 1)], given[name])
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_does_not_begin_again(
     corpus: Corpus, tmp_path: Path, first: Path
 ) -> None:

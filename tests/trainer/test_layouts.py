@@ -103,6 +103,7 @@ def one_rank(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> OneRan
     return of
 
 
+@pytest.mark.slow(but=["shard2", "tensor2", "pipeline2 1F1B", "pipeline2-shard2", "context2"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_trains_as_one_rank(
     corpus: Corpus, one_rank: OneRank, tmp_path: Path, layout: str
@@ -126,6 +127,7 @@ TIED = {
 }
 
 
+@pytest.mark.slow(but=["pipeline2"])
 @pytest.mark.parametrize("layout", TIED)
 def test_tied_embeddings_of_an_odd_vocabulary_train_as_on_one_rank(
     corpus: Corpus, one_rank: OneRank, tmp_path: Path, layout: str
@@ -145,6 +147,7 @@ CHAIN = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_layout_to_layout(
     corpus: Corpus, one_rank: OneRank, tmp_path: Path
 ) -> None:
@@ -159,6 +162,7 @@ def test_a_run_goes_on_from_layout_to_layout(
     assert differs(losses(folder), losses(one_rank(*words))) < 1e-5
 
 
+@pytest.mark.slow(but=["context2"])
 @pytest.mark.parametrize("layout", ["pipeline2-tensor2", "pipeline2 DualPipeV", "context2"])
 def test_a_stopped_run_goes_on_bit_for_bit(corpus: Corpus, tmp_path: Path, layout: str) -> None:
     size, overrides = LAYOUTS[layout]
@@ -177,6 +181,7 @@ def copied_config(corpus: Corpus, tmp_path: Path, overrides: tuple[str, ...]) ->
     return corpus.config(tmp_path / "again", *MODEL, *overrides)
 
 
+@pytest.mark.slow(but=["context2"])
 @pytest.mark.parametrize("layout", ["pipeline2 ZBVZeroBubble", "tensor2", "context2"])
 def test_text_is_generated_on_every_layout(
     corpus: Corpus, one_rank: OneRank, tmp_path: Path, layout: str

@@ -62,6 +62,7 @@ def test_micro_batches_of_one_rank_add_up(
 
 
 # Without accumulation the others are rows of test_layouts.
+@pytest.mark.slow(but=["shard2-1"])
 @pytest.mark.parametrize(
     ("layout", "accumulation"),
     [("shard2", 1), *((layout, 4) for layout in LAYOUTS)],
@@ -75,6 +76,7 @@ def test_every_layout_has_the_loss_of_one_rank(
     assert differs(found, one_rank) < 1e-5
 
 
+@pytest.mark.slow
 def test_tied_embeddings_have_the_same_loss_on_two_ranks(corpus: Corpus, tmp_path: Path) -> None:
     tied = ("model.tie_embeddings=true", "train.steps=10")
     one = curve(corpus, tmp_path / "one", 1, *tied)
@@ -222,6 +224,7 @@ def test_a_plain_module_trains_the_same_on_one_rank_and_two(tmp_path: Path) -> N
     assert summary(tmp_path / "one")["eval_loss"] < 1.0
 
 
+@pytest.mark.slow
 def test_momentum_of_an_own_optimizer_survives_a_stop(tmp_path: Path) -> None:
     config = table_config(tmp_path / "run")
     assert train(config, 2, recipe=table, stop_at=9) == [75, 75]
@@ -280,6 +283,7 @@ def odd(config: RunConfig) -> Recipe:
     return Recipe(model=plain.model, loss=plain.loss, samples=plain.samples, optimizer=OddSGD)
 
 
+@pytest.mark.slow
 def test_an_optimizer_with_odd_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
     config = table_config(tmp_path / "run", "train.steps=8")
     assert train(config, 2, recipe=odd, stop_at=3) == [75, 75]
@@ -320,6 +324,7 @@ def test_an_optimizer_begins_with_its_own_first_values(tmp_path: Path) -> None:
     assert differs(losses(tmp_path / "run"), by_hand) < 1e-5
 
 
+@pytest.mark.slow
 def test_first_values_of_an_optimizer_are_restored_and_not_made_again(tmp_path: Path) -> None:
     config = table_config(tmp_path / "run", "train.steps=8")
     assert train(config, 2, recipe=nadam, stop_at=3) == [75, 75]

@@ -72,6 +72,9 @@ def result(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run
 
 
+@pytest.mark.slow(
+    but=["selective-1", "away-shard2", "parameters-away-shard2", "selective-pipeline2"]
+)
 @pytest.mark.parametrize(("option", "layout"), PAIRS)
 def test_a_memory_option_changes_no_bit(result: Any, option: str, layout: str) -> None:
     assert result(layout, OPTIONS[option]) == result(layout, ())

@@ -42,6 +42,7 @@ def metric(folder: Path, name: str) -> list[float]:
     return [line[name] for line in lines(folder, "metrics")]
 
 
+@pytest.mark.slow(but=["expert2", "pipeline2"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_trains_as_one_rank_does(
     corpus: Corpus, one_rank: Path, tmp_path: Path, layout: str
@@ -58,6 +59,7 @@ def test_every_layout_trains_as_one_rank_does(
         torch.testing.assert_close(tensor, wanted[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_an_auxiliary_loss_has_the_same_effect_on_every_layout(
     corpus: Corpus, tmp_path: Path
 ) -> None:
@@ -73,6 +75,7 @@ def test_an_auxiliary_loss_has_the_same_effect_on_every_layout(
     assert metric(one, "router_entropy")[-1] > metric(without, "router_entropy")[-1]
 
 
+@pytest.mark.slow
 def test_a_bias_evens_the_loads_out(corpus: Corpus, tmp_path: Path) -> None:
     one = ("train.steps=30", "train.microbatch_samples=16", "checkpoint.at_end=false")
     fast = run(corpus, tmp_path / "bias", 1, *one, "model.balance_bias_rate=0.004")
@@ -82,6 +85,7 @@ def test_a_bias_evens_the_loads_out(corpus: Corpus, tmp_path: Path) -> None:
     assert sum(uneven[-4:]) / 4 < 0.7
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_choose_and_count_as_before(
     corpus: Corpus, one_rank: Path, tmp_path: Path
 ) -> None:
@@ -91,6 +95,7 @@ def test_recomputed_blocks_choose_and_count_as_before(
     assert metric(found, "router_entropy") == pytest.approx(metric(one_rank, "router_entropy"))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_shared_experts_goes_on_bit_for_bit(
     corpus: Corpus, tmp_path: Path
 ) -> None:
@@ -103,6 +108,7 @@ def test_a_stopped_run_of_shared_experts_goes_on_bit_for_bit(
     assert summary(tmp_path / "run")["state_digest"] == summary(straight)["state_digest"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_moves_between_shared_experts_and_one_rank(
     corpus: Corpus, one_rank: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +140,7 @@ def poisoned(config: RunConfig) -> Recipe:
     return dataclasses.replace(plain, loss=loss, eval_samples=None)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_skipped_leaves_the_bias_where_it_was(
     corpus: Corpus, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 import xxhash
 from support.layouts import like
@@ -107,6 +108,7 @@ def misread(trainer: Trainer, state: State, exchange: Exchange, folder: Path) ->
     return wrong
 
 
+@pytest.mark.slow
 def test_every_layout_loads_what_any_other_saved(corpus: Corpus, tmp_path: Path) -> None:
     """Worlds of one, two and four ranks side by side: each saves on all its layouts, waits for the
     others, and loads what all have saved."""

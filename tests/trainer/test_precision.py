@@ -55,6 +55,7 @@ def curves(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return curve
 
 
+@pytest.mark.slow(but=["fp8-1", "fp8-shard2", "bf16_pure-shard2", "fp16-pipeline2"])
 @pytest.mark.parametrize(("policy", "layout"), PAIRS)
 def test_every_policy_trains_near_fp32_on_every_layout(
     curves: Any, policy: str, layout: str
@@ -91,6 +92,7 @@ def local(tensor: Any) -> torch.Tensor:
     return tensor.to_local()
 
 
+@pytest.mark.slow(but=["2-degrees0-0", "2-degrees2-1"])
 @pytest.mark.parametrize(
     ("size", "degrees", "on"),
     [
@@ -156,6 +158,7 @@ def test_fp16_a_loss_that_is_not_finite_is_a_skip_and_leaves_the_scale(
     assert summary(tmp_path / "run")["skips"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "layout"), [("fp16", "shard2"), ("fp16", "pipeline2"), ("bf16_pure", "shard2")]
 )
@@ -193,6 +196,7 @@ def weights(trainer: Trainer, rank: int) -> list[Any]:
     return seen
 
 
+@pytest.mark.slow
 def test_bf16_pure_keeps_bf16_and_two_ranks_end_near_one(corpus: Corpus, tmp_path: Path) -> None:
     chosen = (*SHORT, "precision=bf16_pure", "optim.state_dtype=bf16")
     one = dict(observed(corpus.config(tmp_path / "one", *chosen), 1, weights)[0])

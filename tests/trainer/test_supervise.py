@@ -52,6 +52,7 @@ def test_a_job_without_a_guardian_finishes_with_code_0_and_its_files() -> None:
     assert names == {*files, *about, "checkpoints"}
 
 
+@pytest.mark.slow
 def test_the_same_command_finds_its_run_by_name_and_another_begins_anew() -> None:
     assert [outcome(), outcome(), outcome("train.seed=1")] == [0, 0, 0]
     folders = sorted(Path("runs").iterdir())
@@ -145,6 +146,7 @@ def test_a_sweep_trains_each_combination_in_a_folder_of_its_own_and_ends_with_on
     assert table[1].startswith(f"best  {rows[0]['job']:>3}  optim.lr=")
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_that_fail_are_in_its_table_and_the_others_run(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -50,6 +50,7 @@ def below(place, name, config):
     return ObjectStore(place.wire, place.address(name), f"{place._prefix}{name}", config)
 
 
+@pytest.mark.slow(but=["obstore"])
 @pytest.mark.parametrize("kind", REMOTE)
 def test_death_after_every_request_leaves_the_old_or_the_new_step(
     kit, make_place, make_config, proxy, kind
@@ -85,6 +86,7 @@ def test_death_after_every_request_leaves_the_old_or_the_new_step(
     assert {steps[0], steps[-1]} == {1, 2}
 
 
+@pytest.mark.slow(but=["obstore-503", "botocore-lost", "obstore-cut"])
 @pytest.mark.parametrize("fate", ["503", "500", "cut", "lost"])
 @pytest.mark.parametrize("kind", REMOTE)
 def test_what_passes_is_asked_again_and_no_object_is_made_twice(make_place, proxy, kind, fate):

@@ -77,6 +77,7 @@ def test_a_fork_of_a_process_that_used_obstore_takes_the_other_library(make_plac
     assert os.waitpid(pid, 0)[1] == 0
 
 
+@pytest.mark.slow
 def test_a_fork_of_a_process_in_which_others_used_obstore_takes_the_other_library():
     program = """
 import os, sys, time

@@ -49,6 +49,7 @@ def access_of(store: Store, dataset: Dataset, fetcher: Fetcher, folder: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_with_half_of_the_data_cached_each_epoch_fetches_what_belady_would(
     server: S3Server, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_with_half_of_the_data_cached_each_epoch_fetches_what_belady_would(
     assert fetched[-1] <= 1.05 * least[-1]
 
 
+@pytest.mark.slow
 def test_records_of_any_size_share_few_extents() -> None:
     count, size = 32_768, 4100
     dataset = Dataset(

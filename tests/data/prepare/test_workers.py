@@ -119,6 +119,7 @@ def test_ranks_that_share_a_disk_give_the_same_bytes(
     assert contents(tmp_path / "out") == wanted
 
 
+@pytest.mark.slow
 def test_workers_started_anew_give_the_same_bytes(
     source: Path, wanted: Contents, tmp_path: Path
 ) -> None:

@@ -101,6 +101,15 @@ def test_the_scale_is_that_of_the_scores() -> None:
     torch.testing.assert_close(found, local_attention(q * 0.7 * 8**0.5, k, v))
 
 
+@pytest.mark.slow(
+    but=[
+        "gather-none-2-2",
+        "ulysses-documents-2-2",
+        "gather-documents-2-4",
+        "ulysses-none-2-4",
+        "gather-none-1-1",
+    ]
+)
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("kind", ["none", "documents"])

@@ -158,6 +158,7 @@ def quiet(test: Any) -> Any:
     return test
 
 
+@pytest.mark.slow(but=["full-False"])
 @quiet
 @pytest.mark.parametrize(("recompute", "away"), [("none", True), ("full", False)])
 def test_compiled_blocks_keep_names_and_come_near_eager_ones(
@@ -193,6 +194,7 @@ def test_the_budget_of_activations_reaches_the_compiler(monkeypatch: pytest.Monk
     assert run_world(1, body) == [0.25]
 
 
+@pytest.mark.slow
 @quiet
 def test_inductor_trains_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

@@ -51,6 +51,7 @@ def straight(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made(corpus, tmp_path_factory.mktemp("bits") / "straight", 2)
 
 
+@pytest.mark.slow
 def test_two_layouts_of_an_exact_run_have_the_same_bits(
     corpus: Corpus, straight: Path, tmp_path: Path
 ) -> None:

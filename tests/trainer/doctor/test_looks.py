@@ -44,6 +44,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, list[str
     return first[0], first[1], folder
 
 
+@pytest.mark.slow
 def test_two_ranks_look_at_the_node_once_and_at_one_another(
     together: tuple[Report, list[str], Path],
 ) -> None:
@@ -128,6 +129,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
+@pytest.mark.slow
 def test_a_bucket_is_tried_and_left_as_it_was(tmp_path: Path, credentials: None) -> None:
     with seaweed(tmp_path, ["ckpt"]) as endpoint:
         words = ["s3://ckpt/run", f"checkpoint.store.endpoint_url={endpoint}", "--json"]
@@ -145,6 +147,7 @@ def test_a_bucket_is_tried_and_left_as_it_was(tmp_path: Path, credentials: None)
         assert "no such object or bucket" in use["found"]
 
 
+@pytest.mark.slow
 def test_a_store_that_overwrites_is_a_problem(tmp_path: Path, credentials: None) -> None:
     (tmp_path / "served" / "ckpt").mkdir(parents=True)
     with rclone(tmp_path / "served") as endpoint:

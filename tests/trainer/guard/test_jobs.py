@@ -89,6 +89,7 @@ def test_a_spike_is_gone_back_from_past_the_samples_since(rolled_back: Ran) -> N
     assert rolled_back.summary["tokens"] == 24 * BATCH
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_and_is_killed_later_is_the_one_that_is_not(
     rolled_back: Ran, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_run_that_went_back_and_is_killed_later_is_the_one_that_is_not(
     assert_equal(ran, rolled_back)
 
 
+@pytest.mark.slow
 def test_a_whole_job_killed_after_a_rollback_goes_on_from_a_checkpoint(
     rolled_back: Ran, tmp_path: Path
 ) -> None:
@@ -137,6 +139,7 @@ def past_bad_row(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return finished(folder, 2, *BAD_ROW, recipe=bad_row, steps=28)
 
 
+@pytest.mark.slow(but=["after"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_kill_in_the_middle_of_a_rollback_costs_nothing(
     moment: str, past_bad_row: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -193,6 +196,7 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return finished(tmp_path_factory.mktemp("copies"), 4, "parallel.replicate=2")
 
 
+@pytest.mark.slow(but=["1"])
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_flipped_bit_in_one_of_two_copies_is_found_and_leaves_no_trace(
     every: int, copies: Ran, tmp_path: Path
@@ -294,6 +298,7 @@ def test_replays_change_no_bit_of_a_run(straight: Ran, tmp_path: Path) -> None:
     assert_equal(ran, straight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_replays_change_no_bit_of_a_cut_model(layout: str, tmp_path: Path) -> None:
     size, degrees = LAYOUTS[layout]

@@ -77,6 +77,7 @@ def slow(rank: int, *, steps: int, seconds: float = 0.3) -> str:
     return f"chaos.plan=[{{do:slow,rank:{rank},step:0,steps:{steps},seconds:{seconds}}}]"
 
 
+@pytest.mark.slow(but=["2-parallel.replicate=2"])
 @pytest.mark.parametrize(
     ("size", "layout"),
     [
@@ -98,6 +99,7 @@ def test_a_slow_rank_is_named_with_its_ratio_and_host(
     assert ran.events("failure") == [], "and not replaced unless that is asked for"
 
 
+@pytest.mark.slow
 def test_an_even_run_names_nobody(tmp_path: Path) -> None:
     # So long that a busy machine's own unevenness is small beside it.
     busier = tiny(sleep_seconds=0.1)
@@ -105,6 +107,7 @@ def test_an_even_run_names_nobody(tmp_path: Path) -> None:
     assert ran.events("straggler", "failure") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_place", ["true", "false"])
 def test_past_the_bound_another_process_takes_its_place_once(in_place: str, tmp_path: Path) -> None:
     undisturbed, _ = finished(tmp_path, 2, steps=24)
@@ -120,6 +123,7 @@ def test_past_the_bound_another_process_takes_its_place_once(in_place: str, tmp_
     assert (ran.digest, ran.losses) == (undisturbed.digest, undisturbed.losses)
 
 
+@pytest.mark.slow
 def test_without_a_guardian_it_is_named_alone(tmp_path: Path) -> None:
     words = ("recovery.enabled=false", "recovery.straggler_bound=3")
     ran, _ = finished(tmp_path, 2, *words, slow(0, steps=14))

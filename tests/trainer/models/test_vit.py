@@ -89,6 +89,7 @@ def one_rank(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", ["shard", "tensor", "pipeline"])
 def test_a_layout_has_the_curve_of_one_rank(
     corpus: Corpus, tmp_path: Path, one_rank: Path, axis: str
@@ -103,6 +104,7 @@ def test_a_layout_has_the_curve_of_one_rank(
     assert not events(tmp_path / "run", "skip")
 
 
+@pytest.mark.slow
 def test_the_example_learns_to_read_digits(tmp_path: Path) -> None:
     words = (*digits.DEFAULTS, f"run.dir={tmp_path}", "train.steps=100", "recovery.enabled=false")
     asked = compose([*words, "parallel.device=cpu", "telemetry.progress=false"])

@@ -60,6 +60,7 @@ def alone() -> Ends:
     return trained(None)
 
 
+@pytest.mark.slow(but=["tensor2", "columns2", "shard2"])
 def test_weights_after_five_steps_are_those_of_one_process(layout: Layout, alone: Ends) -> None:
     start = dict(Mixed(8).named_parameters())
     for ends in run_world(layout.size, lambda rank: trained(layout)):
@@ -97,6 +98,7 @@ def alone_rounded() -> Ends:
     return stepped(None)
 
 
+@pytest.mark.slow(but=["columns2", "shard2", "tensor2"])
 def test_what_is_rounded_has_the_same_bits_on_every_layout(
     layout: Layout, alone_rounded: Ends
 ) -> None:

@@ -21,6 +21,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield endpoint
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_bucket_on_another_machine_and_keeps_other_runs_out(
     endpoint: str, tmp_path: Path, undisturbed: Callable[[int], Ran]
 ) -> None:

@@ -148,6 +148,7 @@ def test_ranks_with_different_overrides_do_not_start(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow(but=["false"])
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_a_folder_of_another_run_is_refused_on_all_ranks(enabled: str, tmp_path: Path) -> None:
     words = overrides(tmp_path / "run", f"recovery.enabled={enabled}", steps=3)
@@ -160,6 +161,7 @@ def test_a_folder_of_another_run_is_refused_on_all_ranks(enabled: str, tmp_path:
     assert Ran(tmp_path / "run").digest == digest
 
 
+@pytest.mark.slow
 def test_a_stop_request_to_one_guardian_saves_and_ends_all(tmp_path: Path, undisturbed) -> None:
     ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", save_every=0)
     gate = Gate(ran, steps=8)
@@ -330,6 +332,7 @@ def sweep(folder: Path, *more: str) -> list[str]:
     return ["-m", *words, "train.seed=0,1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_agent", [True, False])
 def test_a_sweep_runs_its_jobs_in_turn(has_agent: bool, tmp_path: Path, undisturbed) -> None:
     with start_job(2, sweep(tmp_path), folder=tmp_path, has_agent=has_agent) as job:
@@ -338,6 +341,7 @@ def test_a_sweep_runs_its_jobs_in_turn(has_agent: bool, tmp_path: Path, undistur
     assert Ran(tmp_path / "1").digest != undisturbed(2).digest
 
 
+@pytest.mark.slow
 def test_a_stop_request_to_a_sweep_ends_its_job_and_begins_no_other(tmp_path: Path) -> None:
     ran = Ran(tmp_path / "0")
     gate = Gate(ran, steps=8)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 from support.job import Ran, overrides, start_job, tiny
 
 
@@ -14,6 +15,7 @@ def counts(pid: int) -> tuple[int, int] | None:
         return None
 
 
+@pytest.mark.slow
 def test_descriptors_and_threads_stay_flat_over_twenty_saves(tmp_path: Path) -> None:
     """The least that is seen between two saves counts: what a save itself opens comes and goes."""
     ran, least = Ran(tmp_path / "run"), dict[tuple[int, int], tuple[int, int]]()

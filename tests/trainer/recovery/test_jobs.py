@@ -32,6 +32,7 @@ def sleep_into(job: Job, ran: Ran, seed: int) -> None:
     time.sleep(random.Random(seed).uniform(0.0, 0.2))
 
 
+@pytest.mark.slow(but=["2-1-0", "2-0-9"])
 @pytest.mark.parametrize(("size", "rank", "step"), [(1, 0, 4), (2, 1, 0), (2, 0, 9), (4, 2, 7)])
 def test_a_worker_killed_at_a_step_costs_nothing(
     size: int, rank: int, step: int, tmp_path: Path, undisturbed
@@ -47,6 +48,7 @@ def test_a_worker_killed_at_a_step_costs_nothing(
     assert failure["reason"] == "killed by SIGKILL"
 
 
+@pytest.mark.slow(but=["1"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_worker_killed_from_outside_at_any_moment_costs_nothing(
     seed: int, tmp_path: Path, undisturbed
@@ -63,6 +65,7 @@ def test_a_worker_killed_from_outside_at_any_moment_costs_nothing(
     assert ran.events("failure")
 
 
+@pytest.mark.slow(but=["0"])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_whole_tree_killed_goes_on_with_the_same_command(
     seed: int, tmp_path: Path, undisturbed
@@ -120,6 +123,7 @@ def test_a_hung_worker_is_named_killed_and_replaced(tmp_path: Path, undisturbed)
     assert "in _hang" in stacks, "the stacks of the hung worker tell where it was"
 
 
+@pytest.mark.slow
 def test_a_rank_that_comes_to_no_collective_is_named_with_what_the_other_waits_in(
     tmp_path: Path, undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +200,7 @@ def test_a_worker_that_is_done_waits_for_the_others_until_they_are(
     assert len(ran.events("finish")) == 1
 
 
+@pytest.mark.slow
 def test_descriptors_of_a_guardian_stay_flat_over_ten_recoveries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

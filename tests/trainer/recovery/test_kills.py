@@ -83,6 +83,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keepstep.trainer.recovery.guardian._HURRIED_MEET_SECONDS", 1.0)
 
 
+@pytest.mark.slow(but=["0", "1"])
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_a_kill_at_any_instant_loses_nothing(seed: int, tmp_path: Path, undisturbed) -> None:
     size, every = 1 + seed // len(TARGETS) % 2, 1 + seed % 3

@@ -81,6 +81,7 @@ def test_under_torchrun_a_killed_worker_costs_nothing(folder: Path, undisturbed:
     assert killed.summary["world_size"] == 2
 
 
+@pytest.mark.slow
 def test_the_command_alone_trains_the_same_run(folder: Path, undisturbed: Ran) -> None:
     command = Path(sys.executable).with_name("keepstep")
     done = start([str(command), "train", *words(folder, "alone")], folder)

@@ -46,6 +46,7 @@ def assert_same_curve(ran: Ran, undisturbed: Ran) -> None:
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [(2, 3), (0, 1)])
 def test_of_two_copies_one_is_lost_and_the_run_goes_on_smaller_and_grows_back(
     gone: tuple[int, ...], tmp_path: Path, undisturbed
@@ -85,6 +86,7 @@ def test_all_parts_are_there_and_fewer_ranks_take_them_up(tmp_path: Path, undist
     assert_same_curve(ran, undisturbed(4))
 
 
+@pytest.mark.slow
 def test_a_part_is_lost_and_the_newest_checkpoint_is_taken(tmp_path: Path, undisturbed) -> None:
     ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", save_every=2)
     with start_job(4, words, folder=tmp_path, recipe=Gate(ran, steps=8).recipe(SLOW)) as job:
@@ -100,6 +102,7 @@ def test_a_part_is_lost_and_the_newest_checkpoint_is_taken(tmp_path: Path, undis
     assert slot_paths(str(ran.folder.resolve())) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [(2, 3), (0, 1)])
 def test_a_part_is_lost_and_its_peers_have_kept_it(
     gone: tuple[int, ...], tmp_path: Path, undisturbed
@@ -118,6 +121,7 @@ def test_a_part_is_lost_and_its_peers_have_kept_it(
     assert slot_paths(str(ran.folder.resolve())) == []
 
 
+@pytest.mark.slow
 def test_what_cannot_be_saved_stays_in_memory(tmp_path: Path, undisturbed) -> None:
     ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", save_every=0)
     leave(words, ran, tmp_path)

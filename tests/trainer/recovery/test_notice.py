@@ -34,6 +34,7 @@ def test_one_that_was_there_before_does_not_count(tmp_path: Path) -> None:
     assert not Notice(str(path)).has_come()
 
 
+@pytest.mark.slow
 def test_a_run_saves_and_ends_with_75_and_goes_on_with_the_same_command(tmp_path: Path) -> None:
     ran, path = Ran(tmp_path / "run"), tmp_path / "notice"
     words = overrides(ran.folder, f"recovery.preempt_file={path}", steps=60)

@@ -73,6 +73,7 @@ BREAK: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow(but=["full"])
 @pytest.mark.parametrize("trouble", BREAK)
 def test_a_disk_that_takes_nothing_is_said_trained_through_and_used_again(
     trouble: str, tmp_path: Path, small_disk: Path, undisturbed
@@ -102,6 +103,7 @@ def test_a_disk_that_takes_nothing_is_said_trained_through_and_used_again(
     assert (ran.digest, ran.losses) == (undisturbed(1).digest, undisturbed(1).losses)
 
 
+@pytest.mark.slow
 def test_saves_that_fail_in_a_row_end_the_run_and_memory_goes_on(
     tmp_path: Path, small_disk: Path, undisturbed
 ) -> None:
@@ -124,6 +126,7 @@ def test_saves_that_fail_in_a_row_end_the_run_and_memory_goes_on(
     assert (ran.digest, ran.losses) == (undisturbed(2).digest, undisturbed(2).losses)
 
 
+@pytest.mark.slow
 def test_a_last_save_that_fails_ends_the_run_with_1_and_is_made_by_the_next_job(
     tmp_path: Path, small_disk: Path, undisturbed
 ) -> None:
@@ -160,6 +163,7 @@ def refuse(proxy: FaultProxy, status: str) -> None:
     proxy.decide = lambda request: status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["403", "503", "cut"])
 def test_a_bucket_that_refuses_is_said_trained_through_and_used_again(
     status: str, tmp_path: Path, proxy: FaultProxy, undisturbed
@@ -180,6 +184,7 @@ def test_a_bucket_that_refuses_is_said_trained_through_and_used_again(
     assert (ran.digest, ran.losses) == (undisturbed(1).digest, undisturbed(1).losses)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_gone_for_a_while_costs_no_save(
     tmp_path: Path, proxy: FaultProxy, undisturbed
 ) -> None:

@@ -36,6 +36,7 @@ def test_a_failure_is_survived_in_place_and_says_so(tmp_path: Path, undisturbed)
     assert ran.digest == undisturbed(2).digest
 
 
+@pytest.mark.slow
 def test_where_it_does_not_hold_every_worker_is_replaced(
     tmp_path: Path, undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

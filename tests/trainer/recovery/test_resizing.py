@@ -4,11 +4,13 @@
 import random
 from pathlib import Path
 
+import pytest
 from support.resizing import bits_of, resized, schedule, straight
 
 STEPS = 8
 
 
+@pytest.mark.slow
 def test_sizes_and_kills_do_not_show_in_a_bit(tmp_path: Path) -> None:
     wanted = bits_of(straight(tmp_path / "straight", "bf16", steps=STEPS))
     dice = random.Random(9)

@@ -80,6 +80,7 @@ def test_a_place_slower_than_the_cadence_skips_saves_by_name_and_gets_the_newest
     assert (ran.digest, ran.losses) == (undisturbed(1).digest, undisturbed(1).losses)
 
 
+@pytest.mark.slow
 def test_a_skipped_save_is_made_up_for_at_the_next_step_that_can(
     tmp_path: Path, gates: Path
 ) -> None:

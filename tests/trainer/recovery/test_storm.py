@@ -43,6 +43,7 @@ def kill_warm_server(job: Job, rank: int) -> None:
     os.kill(server, signal.SIGKILL)
 
 
+@pytest.mark.slow(but=["shard2-in place", "shard2-afresh"])
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "afresh"])
 @pytest.mark.parametrize("layout", [SHARD, TENSOR], ids=["shard2", "tensor2"])
 def test_a_run_comes_out_of_a_storm_as_if_there_had_been_none(
@@ -69,6 +70,7 @@ def test_a_run_comes_out_of_a_storm_as_if_there_had_been_none(
     assert len(ran.events("recovery")) >= KILLS // 2
 
 
+@pytest.mark.slow
 def test_who_survives_a_storm_holds_no_more_than_before(tmp_path: Path) -> None:
     ran, dice = Ran(tmp_path / "run"), random.Random(8)
     words, looks, gate = overrides(ran.folder, *SHARD[1], steps=5 * LOOKS), [], Gate(ran)

@@ -48,6 +48,7 @@ def test_what_was_done_once_touches_little_new_memory() -> None:
     assert wait_for(fork(body)) == 0
 
 
+@pytest.mark.slow(but=["False"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_spare_warms_up_and_goes_on_whatever_comes_of_it(
     fails: bool, tmp_path: Path, undisturbed, monkeypatch: pytest.MonkeyPatch

@@ -52,6 +52,7 @@ def test_the_project_trains_with_its_own_name_and_settings(trained: Path) -> Non
     assert ".gitignore" in os.listdir(trained)
 
 
+@pytest.mark.slow
 def test_it_goes_on_on_two_ranks_through_a_kill(trained: Path, tmp_path: Path) -> None:
     kill = "chaos.plan=[{do:kill,rank:1,step:5}]"
 

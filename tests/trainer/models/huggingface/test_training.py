@@ -90,6 +90,7 @@ def hand_losses(corpus: Corpus) -> list[float]:
     return found
 
 
+@pytest.mark.slow(but=["one rank", "shard", "pipeline"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_llama_has_the_curve_of_transformers_own_training(
     corpus: Corpus, tmp_path: Path, hand_losses: list[float], layout: str
@@ -100,6 +101,7 @@ def test_a_llama_has_the_curve_of_transformers_own_training(
     assert differs(losses(tmp_path / "run"), hand_losses) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", OTHERS)
 def test_a_family_has_the_same_curve_on_every_layout(
     corpus: Corpus, tmp_path: Path, family: str
@@ -117,6 +119,7 @@ def test_a_family_has_the_same_curve_on_every_layout(
         assert found["parameters"] == wanted["parameters"]
 
 
+@pytest.mark.slow
 def test_sequence_parallel_stages_generate_what_one_rank_does(
     corpus: Corpus, tmp_path: Path
 ) -> None:
@@ -165,6 +168,7 @@ def test_without_the_package_a_run_says_what_to_install(
         language_model(config)
 
 
+@pytest.mark.slow
 def test_nothing_else_imports_the_package() -> None:
     seen = (
         "import sys, keepstep.trainer.commands, keepstep.trainer.language_model as main\n"

@@ -75,6 +75,7 @@ def _name(pid: int) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_a_feeder_that_is_killed_is_begun_again_and_the_run_never_hears_of_it(
     tmp_path: Path,
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_feeder_that_is_killed_is_begun_again_and_the_run_never_hears_of_it(
     assert not ran.events("failure", "recovery", "sink_failed")
 
 
+@pytest.mark.slow
 def test_a_sink_that_cannot_be_reached_costs_the_run_its_grace_and_no_more(tmp_path: Path) -> None:
     ran = Ran(tmp_path / "run")
     url = "telemetry.openlineage.url=http://127.0.0.1:9"  # nobody listens there
@@ -105,6 +107,7 @@ def test_a_sink_that_cannot_be_reached_costs_the_run_its_grace_and_no_more(tmp_p
     assert ran.summary["steps"] == 10
 
 
+@pytest.mark.slow
 def test_a_stop_signal_ends_the_wait_and_not_the_exit_code(tmp_path: Path) -> None:
     ran = Ran(tmp_path / "run")
     url = "telemetry.openlineage.url=http://127.0.0.1:9"

@@ -21,6 +21,7 @@ from keepstep.trainer.telemetry.lineage import read_lineage
 EVERY = list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_the_run_itself_is_undisturbed(shown: Shown) -> None:
     assert shown.ran.summary["steps"] == STEPS
     assert not shown.ran.events("sink_failed")
