@@ -17,7 +17,7 @@ from .names import canonical_name
 from .pace import own_seconds
 from .pipeline import Call, Pipeline, Stages, fewest_microbatches, lent_parameters
 from .plan import Cut, Initial, Normal, Ones, Plan, Style, TruncatedNormal, Zeros
-from .positions import global_positions, held_indices, is_sharded
+from .positions import global_positions, held_indices, is_sharded, local_part
 from .precision import LossScale, Policy
 from .process import World, client_store, join, keep_freed_memory, leave, open_store
 from .process import pick_device, read_world, seed_draws, set_variable
@@ -33,7 +33,7 @@ __all__ = [
     "assemble", "begin_sum", "canonical_name", "check_settings", "client_store", "clip_",
     "clip_factor", "copies_of", "counts", "fewest_microbatches", "global_positions",
     "gradient_groups", "held_indices", "initialise", "is_sharded", "join", "keep_freed_memory",
-    "leave", "lent_parameters", "max_", "open_store", "own_seconds", "pending", "permute",
-    "pick_device", "read_world", "reshard", "seed_draws", "sequence_multiple",
+    "leave", "lent_parameters", "local_part", "max_", "open_store", "own_seconds", "pending",
+    "permute", "pick_device", "read_world", "reshard", "seed_draws", "sequence_multiple",
     "set_last_microbatch", "set_variable", "simulated_world", "squares", "sum_",
 ]  # fmt: skip

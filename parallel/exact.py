@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from .collectives import Exchange, max_
 from .gradients import counts
 from .names import canonical_name
+from .positions import local_part
 from .shard import wrapped_modules
 
 # Powers of two by which a bound exceeds the largest gradient that was seen when it was set.
@@ -79,7 +80,7 @@ class Grid:
 
     def _hook(self, name: str) -> Callable[[Tensor], Tensor | None]:
         def rounded(gradient: Tensor) -> Tensor | None:
-            local = _local(gradient)
+            local = local_part(gradient)
             if not local.numel():
                 return None
             found = _largest(local.detach())
@@ -101,7 +102,7 @@ class Grid:
         """
         seen = _maxima(self.names, self._seen)
         gradients = {n: p.grad for n, p in self._own.items() if p.grad is not None}
-        summed = _maxima(self.names, {n: _largest(_local(g)) for n, g in gradients.items()})
+        summed = _maxima(self.names, {n: _largest(local_part(g)) for n, g in gradients.items()})
         largest = max_(torch.cat([seen, summed]), self._control).tolist()
         self._seen = {}
         self._largest = dict(zip(self.names, largest[: len(self.names)], strict=True))
@@ -145,7 +146,7 @@ class Grid:
                 grad, most = parameter.grad, self._summed[name]
                 if grad is not None and most > 0 and counts(grad):
                     unit = 2.0 ** _exponent(most)
-                    found[name] = _integer_squares(_local(grad), unit, _bits(grad.numel()))
+                    found[name] = _integer_squares(local_part(grad), unit, _bits(grad.numel()))
         return [half for total in found.values() for half in _halves(total)]
 
     def totals(self, summed: Sequence[float]) -> dict[str, int]:
@@ -172,10 +173,6 @@ class Grid:
         """Takes over the bounds of a manifest; a parameter without one begins anew."""
         self._bounds = {name: 2.0 ** int(power) for name, power in state.items()}
         self._seen, self._largest, self._summed = {}, {}, {}
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _like(local: Tensor, gradient: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from .collectives import Exchange
 from .names import canonical_name
 from .pipeline.stages import Stages, lent_parameters
 from .plan import Plan
+from .positions import local_part
 
 _NUMBERED = re.compile(r"[^\d.][^.]*(\.[^\d.][^.]*)*\.\d+(?=\.)")
 
@@ -35,7 +36,7 @@ def squares(groups: Mapping[str, Iterable[nn.Parameter]]) -> list[float]:
     grads = [p.grad for group in members.values() for p in group if p.grad is not None]
     if not grads:
         return [0.0] * len(members)
-    local = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
+    local = [local_part(grad) for grad in grads]
     # Norms first: the square of a large float32 gradient need not be a float32.
     # And in float32 where gradients are bfloat16, whose norms would have its 8 bits.
     norms = torch.stack(torch._foreach_norm(local, 2, torch.float32)).double().cpu()
@@ -90,7 +91,7 @@ def clip_(parameters: Sequence[nn.Parameter], factor: float) -> None:
     """Scales the gradients in place by `factor`; 1 changes no bit and costs nothing."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if factor != 1.0 and grads:
-        torch._foreach_mul_([g.to_local() if isinstance(g, DTensor) else g for g in grads], factor)
+        torch._foreach_mul_([local_part(grad) for grad in grads], factor)
 
 
 def clip_factor(norm: float, max_norm: float) -> float:

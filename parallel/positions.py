@@ -64,6 +64,11 @@ def held_slices(tensor: DTensor) -> tuple[slice, ...]:
     return tuple(slice(int(i[0]), int(i[-1]) + 1) if len(i) else slice(0) for i in held)
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's part of a DTensor, sharing its memory; any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def is_sharded(placement: Placement) -> bool:
     """Whether ranks along an axis hold different elements; a _StridedShard may be no Shard."""
     return isinstance(placement, Shard | _StridedShard)

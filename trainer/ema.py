@@ -7,7 +7,8 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from ..parallel import local_part
 
 
 @final
@@ -77,4 +78,4 @@ class Ema:
 def _local(tensor: Tensor) -> Tensor:
     """This rank's part, sharing its memory."""
     with torch.no_grad():
-        return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+        return local_part(tensor).detach()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ..parallel import Degrees, Plan, Policy, Topology, assemble, simulated_world
+from ..parallel import Degrees, Plan, Policy, Topology, assemble, local_part, simulated_world
 from .config import RunConfig
 
 META = torch.device("meta")
@@ -62,7 +62,7 @@ def footprint(
             parallel=config.parallel,
             memory=config.memory,
         )
-        held = [_local(parameter) for parameter in module.parameters()]
+        held = [local_part(parameter) for parameter in module.parameters()]
         elements = sum(tensor.numel() for tensor in held)
         keeps = not config.parallel.reshard_after_forward or degrees.pipeline > 1
         averages = elements * torch.float32.itemsize if config.optim.ema_decay else 0
@@ -87,10 +87,6 @@ def fullest_rank(
     firsts = range(0, world_size, world_size // places)
     found = (footprint(config, build, plan, rank=rank, world_size=world_size) for rank in firsts)
     return max(found, key=lambda one: one.total)
-
-
-def _local(parameter: Tensor) -> Tensor:
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def _gathered(module: nn.Module, keeps: bool) -> int:

@@ -17,10 +17,10 @@ from torch.distributed.pipelining.schedules import (
     _PipelineScheduleRuntime,
     get_schedule_class,
 )
-from torch.distributed.tensor import DTensor
 
 from ..names import canonical_name
 from ..plan import Plan
+from ..positions import local_part
 from ..process import seed_draws
 from .cut import borrowed
 from .stages import Call, Stages
@@ -191,7 +191,7 @@ def _ties(stages: Stages, plan: Plan) -> list[_Tie]:
 
 def _local_grad(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
-    return parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
+    return local_part(parameter.grad)
 
 
 def _joined(arguments: Sequence[dict[str, Any]]) -> dict[str, Any]:

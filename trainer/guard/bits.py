@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ...parallel import Exchange, Topology, counts, sum_
+from ...parallel import Exchange, Topology, counts, local_part, sum_
 from .prints import read, sum_of_bits
 
 BITS = "bits.jsonl"
@@ -51,7 +51,4 @@ class Bits:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    local = tensor.detach()
-    if isinstance(local, DTensor):
-        local = local.to_local()
-    return local.contiguous().reshape(-1)
+    return local_part(tensor.detach()).contiguous().reshape(-1)

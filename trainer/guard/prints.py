@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 import xxhash
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from ...parallel import local_part
 
 # Summed as integers, bits can be added in any order: a device is as exact as it is fast, and only
 # one number of each tensor leaves it. It is no cryptographic digest.
@@ -15,10 +16,7 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: 
 def print_of(tensor: Tensor) -> Tensor:
     """Of this rank's part: xxh3 of its bytes on the CPU, where the sum would be ten times as slow;
     elsewhere the sum of its elements' bits, modulo 2^64. 0-d, int64, on the tensor's device."""
-    local = tensor.detach()
-    if isinstance(local, DTensor):
-        local = local.to_local()
-    flat = local.contiguous().reshape(-1)
+    flat = local_part(tensor.detach()).contiguous().reshape(-1)
     if flat.device.type == "cpu":
         digest = xxhash.xxh3_64_digest(flat.view(torch.uint8).numpy().data)
         return torch.frombuffer(bytearray(digest), dtype=torch.int64)[0]

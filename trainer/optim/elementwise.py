@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ...parallel import global_positions
+from ...parallel import global_positions, local_part
 from .rounding import round_stochastic, rounding_key
 from .rule import Rule
 
@@ -78,9 +78,9 @@ def step_elementwise(group: dict[str, Any], rule: Rule, keeping: Keeping, state:
         else:
             _step_one(name, parameter, rule, keeping, own, rates)
     for step, parameters in exact.items():
-        moments = {m: [local(state[p][m]) for p in parameters] for m in rule.moments}
+        moments = {m: [local_part(state[p][m]) for p in parameters] for m in rule.moments}
         gradients = [gradient(p) for p in parameters]
-        rule([local(p) for p in parameters], gradients, moments, step=step, **rates)
+        rule([local_part(p) for p in parameters], gradients, moments, step=step, **rates)
 
 
 def begin_step(
@@ -109,7 +109,7 @@ def make_state(
 
 def zeros(parameter: Tensor, dtype: torch.dtype) -> Tensor:
     """Zeros that lie as the parameter does; no DTensor's dispatch has to work that out."""
-    part = torch.zeros_like(local(parameter), dtype=dtype)
+    part = torch.zeros_like(local_part(parameter), dtype=dtype)
     if not isinstance(parameter, DTensor):
         return part
     return DTensor.from_local(
@@ -122,11 +122,6 @@ def zeros(parameter: Tensor, dtype: torch.dtype) -> Tensor:
     )
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part, sharing its memory; without autograd."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def gradient(parameter: nn.Parameter) -> Tensor:
     """This rank's part of a parameter's gradient, in float32. Collective where the gradient is
     placed in another way than the parameter, such as the partial sums of sequence parallelism."""
@@ -134,12 +129,12 @@ def gradient(parameter: nn.Parameter) -> Tensor:
     assert grad is not None
     if isinstance(grad, DTensor) and isinstance(parameter, DTensor):
         grad = grad.redistribute(placements=parameter.placements)
-    return local(grad).float()
+    return local_part(grad).float()
 
 
 def keep(tensor: Tensor, values: Tensor, *, name: str, step: int, seed: int) -> None:
     """Writes new float32 values of this rank's part into a tensor, by lot where it is bfloat16."""
-    target = local(tensor)
+    target = local_part(tensor)
     if target.dtype is torch.float32:
         if target is not values:
             target.copy_(values)
@@ -157,8 +152,8 @@ def _step_one(
     rates: dict[str, float],
 ) -> None:
     step = int(own["step"])
-    values = local(parameter).float()
-    moments = {moment: local(own[moment]).float() for moment in rule.moments}
+    values = local_part(parameter).float()
+    moments = {moment: local_part(own[moment]).float() for moment in rule.moments}
     lists = {moment: [tensor] for moment, tensor in moments.items()}
     rule([values], [gradient(parameter)], lists, step=step, **rates)
     for moment, tensor in moments.items():

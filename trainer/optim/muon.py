@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement
 
-from ...parallel import is_sharded
+from ...parallel import is_sharded, local_part
 from .config import MuonScale
-from .elementwise import Keeping, begin_step, gradient, keep, local, make_state, step_elementwise
+from .elementwise import Keeping, begin_step, gradient, keep, make_state, step_elementwise
 from .orthogonalise import as_matrices, orthogonalise, step_size
 from .owners import Owners
 from .rule import Rule
@@ -92,7 +92,7 @@ class Muon(torch.optim.Optimizer):
     def _averaged(self, name: str, parameter: nn.Parameter) -> Tensor:
         """Takes the gradient into the momentum; this rank's part of what is orthogonalised."""
         own, beta = self.state[parameter], self.settings.momentum
-        average, grad = local(own[_MOMENTUM]).float(), gradient(parameter)
+        average, grad = local_part(own[_MOMENTUM]).float(), gradient(parameter)
         average.mul_(beta).add_(grad * (1 - beta))
         step = int(own["step"])
         keep(own[_MOMENTUM], average, name=f"{name}.{_MOMENTUM}", step=step, seed=self.keeping.seed)
@@ -138,7 +138,7 @@ class Muon(torch.optim.Optimizer):
         self, name: str, parameter: nn.Parameter, move: Tensor, group: dict[str, Any]
     ) -> None:
         lr, size = group["lr"], step_size(parameter.shape, self.settings.scale)
-        values = local(parameter).float()
+        values = local_part(parameter).float()
         values.mul_(1 - lr * group["weight_decay"]).sub_(move * (lr * size))
         step = int(self.state[parameter]["step"])
         keep(parameter, values, name=name, step=step, seed=self.keeping.seed)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.optim.adamw import adamw
 
-from .elementwise import gradient, local, zeros
+from ...parallel import local_part
+from .elementwise import gradient, zeros
 
 _STATE = ("exp_avg", "exp_avg_sq")
 
@@ -43,9 +44,9 @@ class ShardedAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             ready = [parameter for parameter in group["params"] if parameter.grad is not None]
             own = [self._state(parameter, fused=group["fused"]) for parameter in ready]
-            first, second = ([local(one[name]) for one in own] for name in _STATE)
+            first, second = ([local_part(one[name]) for one in own] for name in _STATE)
             adamw(
-                [local(parameter) for parameter in ready],
+                [local_part(parameter) for parameter in ready],
                 [gradient(parameter) for parameter in ready],
                 first,
                 second,

@@ -5,7 +5,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from .elementwise import Elementwise, local, zeros
+from ...parallel import local_part
+from .elementwise import Elementwise, zeros
 from .muon import Muon
 from .sharded import ShardedAdamW
 
@@ -43,7 +44,7 @@ def _make_by_step(optimizer: torch.optim.Optimizer, bare: Collection[Tensor]) ->
         group["lr"] = peak
     for value in (value for parameter in bare for value in optimizer.state[parameter].values()):
         if isinstance(value, Tensor):
-            local(value.detach()).zero_()
+            local_part(value.detach()).zero_()
 
 
 def forget_state(optimizer: torch.optim.Optimizer, made: list[Tensor]) -> None:

@@ -17,8 +17,8 @@ from typing import final
 import torch
 import xxhash
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from ...parallel import local_part
 from ..errors import ConfigError
 from .config import ANY_RANK, Fault, FaultKind, FaultPhase
 
@@ -183,7 +183,7 @@ def flip_byte(path: Path, position: int | None = None) -> None:
 def flip_bit(parameters: Iterable[Tensor]) -> None:
     """Inverts the highest bit of the exponent of one element, in place."""
     for parameter in parameters:
-        local = (parameter.to_local() if isinstance(parameter, DTensor) else parameter).detach()
+        local = local_part(parameter).detach()
         if local.numel():
             bits = local.view(_INTEGERS[local.element_size()])
             bits.view(-1)[0] ^= 1 << (8 * local.element_size() - 2)
