@@ -57,6 +57,8 @@ _SCHEMAS: dict[str, dict[str, type]] = {
 }
 
 _SWEEP = ("-m", "--multirun")
+_HYDRAS = re.compile(r"-|[+~]*hydra[./=]")
+"""Begins a word that is for Hydra: its flags, and overrides of its own settings."""
 _OPEN = ("model.config",)
 """Keys that hold whatever another package names."""
 
@@ -120,6 +122,8 @@ def run_hydra(
     note: Note = lambda number, words, config, code: None,
 ) -> int:
     """Runs `job(config, number)` once, or once a combination under `-m`; returns the worst code.
+    Where nothing is asked of Hydra but a configuration, it is asked for that alone: its application
+    composes twice.
 
     `number` is None for a single run and counts from 0 in a sweep, whose ended jobs are noted, by
     the process that ran them. Hydra's own flags (`--cfg job`, `--help`, `--info`) answer without
@@ -128,6 +132,8 @@ def run_hydra(
     Raises:
         ConfigError: for an unknown key, option or value, before any job has run.
     """
+    if not any(_HYDRAS.match(word) for word in argv):
+        return job(compose(argv), None)
     register_schemas()
     set_variable("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing and exiting
     codes: list[int] = []
