@@ -208,6 +208,10 @@ def join(
 
 
 def leave() -> None:
-    """Destroys the default process group and all made from it; safe twice and without one."""
+    """Destroys the default process group and all made from it, also what is left of one that failed
+    in the making; safe twice and without one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    # Groups meet under their number, and torch counts one that failed: without this its rank and
+    # one that never had it would wait for each other under different names (torch 2.13).
+    dist.distributed_c10d._world.group_count = 0

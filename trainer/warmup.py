@@ -40,8 +40,8 @@ _DECODER = LlamaConfig(
 def warm_up() -> None:
     """Joins a group of one, trains one step in it, and leaves it. Blocks for some tenths of a
     second; on CPUs alone, so that no accelerator is touched; reads and writes no file."""
-    join(HashStore(), 0, 1, device=_CPU, timeout=_LONGEST)
     try:
+        join(HashStore(), 0, 1, device=_CPU, timeout=_LONGEST)
         _train()
     finally:
         leave()

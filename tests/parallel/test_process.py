@@ -159,3 +159,23 @@ def test_a_world_can_be_left_and_joined_again_under_another_prefix() -> None:
         return total.item()
 
     assert run_world(2, body) == [3.0, 3.0]
+
+
+def test_a_rank_whose_join_failed_meets_one_that_comes_for_the_first_time() -> None:
+    port, cpu = free_port(), torch.device("cpu")
+
+    def body(rank: int) -> float:
+        leave()
+        store = open_store(World(rank, 2, rank, 2, "127.0.0.1", port, False), timeout=SHORT)
+        if rank == 0:
+            alone = dist.PrefixStore("a peer that died", store)
+            with pytest.raises(RuntimeError):
+                join(alone, rank, 2, device=cpu, timeout=timedelta(seconds=0.3))
+            leave()
+        join(dist.PrefixStore("next", store), rank, 2, device=cpu, timeout=SHORT)
+        total = torch.tensor(float(rank + 1))
+        dist.all_reduce(total)
+        dist.barrier()
+        return total.item()
+
+    assert run_world(2, body) == [3.0, 3.0]
