@@ -45,8 +45,13 @@ class Growth(NamedTuple):
 
     @property
     def is_flat(self) -> bool:
-        """Whether nothing grew by more than what comes and goes with where a step is."""
-        more = self.last.private_kib - self.first.private_kib
+        """Whether nothing grew by more than what comes and goes with where a step is. What leaks is
+        private and resident: private alone becomes what was shared with a process that has ended,
+        resident alone what was read of a file."""
+        more = min(
+            self.last.private_kib - self.first.private_kib,
+            self.last.resident_kib - self.first.resident_kib,
+        )
         return (
             self.last.descriptors - self.first.descriptors <= 3
             and self.last.threads - self.first.threads <= 2
