@@ -8,7 +8,8 @@ without its resharder: with one it asks for a tensor on device "cuda" whatever t
 The environment, which takes all else from ours:
 
     .venv/bin/python -m venv --without-pip ENV
-    echo "$PWD/.venv/lib/python3.11/site-packages" > ENV/lib/python3.11/site-packages/ours.pth
+    OURS=$PWD/.venv/lib/python3.11/site-packages
+    echo "import site; site.addsitedir('$OURS')" > ENV/lib/python3.11/site-packages/ours.pth
     ENV/bin/python -m pip install torch_checkpointing==0.1.1
 """
 
