@@ -19,8 +19,6 @@ from .stores import Store
 
 # One read of a local disk, or one request; as many threads as many of these are in memory.
 UNIT_BYTES = 2 * PIECE_BYTES
-# What is shorter is read together with its neighbours in the file, and copied.
-_SMALL_BYTES = 2**20
 
 
 @final
@@ -71,7 +69,7 @@ class Transfer:
             SealError: as the opener.
             OSError: for a place that does not answer.
         """
-        units = batches(spans)
+        units = batches(spans, self._place.smallest_read)
         if len(units) < 2 or self._place.reads_at_once < 2:
             for unit in units:
                 self.read(unit)
@@ -113,15 +111,16 @@ class Transfer:
         return held[:count]
 
 
-def batches(spans: Iterable[Span]) -> list[list[Span]]:
-    """Units: spans in the files' order, small ones that lie beside one another together."""
+def batches(spans: Iterable[Span], smallest: int) -> list[list[Span]]:
+    """Units: spans in the files' order; those of fewer bytes than `smallest` that lie beside one
+    another together."""
     found: list[list[Span]] = []
     size = UNIT_BYTES
     for span in sorted(spans, key=lambda span: (span.entry.file, span.start)):
         length = span.end - span.start
         last = found[-1][-1] if found else span
         if (
-            length < _SMALL_BYTES
+            length < smallest
             and size + length <= UNIT_BYTES
             and (last.entry.file, last.end) == (span.entry.file, span.start)
             and last is not span
@@ -130,7 +129,7 @@ def batches(spans: Iterable[Span]) -> list[list[Span]]:
             size += length
         else:
             found.append([span])
-            size = length if length < _SMALL_BYTES else UNIT_BYTES
+            size = length if length < smallest else UNIT_BYTES
     return found
 
 

@@ -59,7 +59,7 @@ def verify(
     total = sum(entry.end - entry.start for entry in manifest.chunks)
     check = _Check(place, name, _Counted(total, progress))
     with ThreadPoolExecutor(place.reads_at_once, "keepstep-verify") as pool:
-        for damages in pool.map(check.look, batches(spans)):
+        for damages in pool.map(check.look, batches(spans, place.smallest_read)):
             found += damages
     return found
 

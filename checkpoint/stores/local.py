@@ -23,6 +23,7 @@ class LocalStore:
     """
 
     reads_at_once = 4
+    smallest_read = 2**16
 
     def __init__(self, root: str | Path, *, pace: Pace | None = None) -> None:
         self.root = Path(root)

@@ -27,6 +27,8 @@ class ObjectStore:
         prefix: of keys, without a slash at its end; may be empty.
     """
 
+    smallest_read = 2**20
+
     def __init__(self, wire: Wire, url: str, prefix: str, config: PlaceConfig) -> None:
         self.wire = wire
         self._url = url

@@ -17,6 +17,11 @@ class Store(Protocol):
         """How many threads of a process may well read at the same time."""
         ...
 
+    @property
+    def smallest_read(self) -> int:
+        """Bytes: what is shorter is better read together with its neighbours, and copied."""
+        ...
+
     def address(self, name: str = "") -> str:
         """Where an object, a folder or the place itself lies, for people."""
         ...

@@ -33,7 +33,7 @@ def small_pieces(monkeypatch):
         monkeypatch.setattr(module, "PIECE_BYTES", PIECE)
     monkeypatch.setattr("keepstep.checkpoint.manifest.PIECE_BYTES", PIECE)
     monkeypatch.setattr("keepstep.checkpoint.transfer.UNIT_BYTES", 2 * PIECE)
-    monkeypatch.setattr("keepstep.checkpoint.transfer._SMALL_BYTES", 0)
+    monkeypatch.setattr(LocalStore, "smallest_read", 0)
 
 
 class Counting:
