@@ -80,6 +80,7 @@ def test_a_run_goes_on_saving_over_the_debris_of_its_death(kit, tmp_path):
     assert restored_step(kit, tmp_path) == 2
 
 
+@pytest.mark.slow(but=["False"])
 @pytest.mark.parametrize("heals", [True, False])
 def test_an_error_at_every_change_of_the_disk_leaves_the_old_or_the_new_step(kit, tmp_path, heals):
     outcomes = []

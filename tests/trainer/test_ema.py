@@ -79,6 +79,7 @@ def test_an_average_goes_on_over_another_number_of_ranks(corpus: Corpus, tmp_pat
             assert torch.allclose(both[1][name], tensor, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_average_changes_nothing_of_the_training(corpus: Corpus, tmp_path: Path) -> None:
     words = ("train.steps=5", "train.eval_every=3", "checkpoint.every_steps=4")
     asked = {"plain": (), "kept": (EMA,), "evaluated": (EMA, "optim.ema_eval=true")}

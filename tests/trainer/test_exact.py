@@ -69,7 +69,7 @@ def test_the_bits_are_those_of_one_rank(corpus: Corpus, tmp_path: Path, case: st
         assert bits(run(corpus, tmp_path / str(number), size, *words, *degrees)) == wanted, size
 
 
-@pytest.mark.slow(but=["pipeline"])
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "degrees",
     [

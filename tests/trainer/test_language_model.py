@@ -67,6 +67,7 @@ def test_a_path_without_text_is_refused(corpus: Corpus, tmp_path: Path, kind: st
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_sample_of_text_ends_the_run_the_same_on_any_number_of_ranks(
     corpus: Corpus, tmp_path: Path
 ) -> None:

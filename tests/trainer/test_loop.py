@@ -86,6 +86,7 @@ def test_tied_embeddings_have_the_same_loss_on_two_ranks(corpus: Corpus, tmp_pat
     assert untied == 28_512
 
 
+@pytest.mark.slow
 def test_bf16_trains_and_differs_from_fp32(
     corpus: Corpus, one_rank: list[float], tmp_path: Path
 ) -> None:

@@ -89,7 +89,7 @@ def test_a_bucket_that_goes_away_for_a_while_changes_no_bit(
     assert len(told) == len(events(tmp_path / "bucket", "outage_over")) == 1
 
 
-@pytest.mark.slow(but=["fitted"])
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["isolated", "fitted"])
 def test_packed_documents_train_on_one_rank_and_two_alike(
     corpus: Corpus, tmp_path: Path, packing: str

@@ -50,7 +50,7 @@ def below(place, name, config):
     return ObjectStore(place.wire, place.address(name), f"{place._prefix}{name}", config)
 
 
-@pytest.mark.slow(but=["obstore"])
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REMOTE)
 def test_death_after_every_request_leaves_the_old_or_the_new_step(
     kit, make_place, make_config, proxy, kind

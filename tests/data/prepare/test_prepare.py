@@ -293,6 +293,7 @@ def test_text_that_changes_while_it_is_read_is_refused(
         prepare(configure(path=str(folder)), report=empty_one)
 
 
+@pytest.mark.slow
 def test_shakespeare_is_prepared_in_full(tmp_path: Path) -> None:
     config = DataConfig(
         name="shakespeare", vocabulary_size=600, cache=CacheConfig(folder=str(tmp_path))

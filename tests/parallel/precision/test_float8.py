@@ -79,7 +79,7 @@ def gradients(parallel: ParallelConfig, float8: Float8 | None) -> tuple[float, d
     return loss.item(), {n: p.grad.full_tensor() / count for n, p in module.named_parameters()}
 
 
-@pytest.mark.slow(but=["rowwise"])
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", list(Float8Recipe))
 def test_shards_and_cut_matrices_round_as_whole_ones_do(recipe: Float8Recipe) -> None:
     float8 = Float8(recipe, is_emulated=True)

@@ -48,6 +48,7 @@ def segments(run: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_step_has_one_segment_over_jobs_and_forks(runs: Path) -> None:
     found = segments(runs / "second")
     assert [(one["run"], one["job"]) for one in found] == [

@@ -31,6 +31,7 @@ def test_70_billion_parameters_are_laid_out_on_64_ranks_that_are_not_there() -> 
     assert total == pytest.approx(parameters + gradients + optimizer + gathered, abs=0.03)
 
 
+@pytest.mark.slow
 def test_without_a_degree_several_layouts_are_shown_and_refusals_with_their_reason() -> None:
     found = lines("--ranks", "8", "model=llama_tiny")
     assert len(found) == 2 + 9

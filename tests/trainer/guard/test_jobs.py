@@ -214,6 +214,7 @@ def test_a_flipped_bit_in_one_of_two_copies_is_found_and_leaves_no_trace(
     assert_equal(ran, copies)
 
 
+@pytest.mark.slow
 def test_the_odd_one_of_three_copies_is_named_and_replaced(tmp_path: Path) -> None:
     words = ("parallel.replicate=3", "train.batch_samples=6", "guard.compare_every=1")
     straight = finished(tmp_path, 3, *words)
@@ -292,6 +293,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return finished(tmp_path_factory.mktemp("straight"), 2)
 
 
+@pytest.mark.slow
 def test_replays_change_no_bit_of_a_run(straight: Ran, tmp_path: Path) -> None:
     ran = finished(tmp_path, 2, "guard.replay_every=1")
     assert ran.events("corruption", "failure") == []

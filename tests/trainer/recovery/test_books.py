@@ -87,6 +87,7 @@ def ledger(ran: Ran) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_books_of_a_run_with_failures_and_two_jobs_balance(tmp_path: Path) -> None:
     ran, begun = Ran(tmp_path / "run"), time.time()
     words = overrides(ran.folder, "chaos.plan=[{do:kill,rank:1,step:4}]", steps=30)

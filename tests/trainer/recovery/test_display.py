@@ -39,7 +39,7 @@ def on_terminal(words: list[str]) -> tuple[int, Terminal]:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), terminal
 
 
-@pytest.mark.slow(but=["true"])
+@pytest.mark.slow
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_a_terminal_shows_the_run_and_is_left_whole(
     enabled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -148,7 +148,7 @@ def test_ranks_with_different_overrides_do_not_start(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow(but=["false"])
+@pytest.mark.slow(but=["true"])
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_a_folder_of_another_run_is_refused_on_all_ranks(enabled: str, tmp_path: Path) -> None:
     words = overrides(tmp_path / "run", f"recovery.enabled={enabled}", steps=3)
@@ -181,6 +181,7 @@ def test_a_stop_request_to_one_guardian_saves_and_ends_all(tmp_path: Path, undis
     assert (ran.digest, ran.losses) == (undisturbed(2).digest, undisturbed(2).losses)
 
 
+@pytest.mark.slow
 def test_a_stop_request_before_the_first_step_saves_that_step(tmp_path: Path, undisturbed) -> None:
     ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run")
     with start_job(2, words, folder=tmp_path) as job:
@@ -204,6 +205,7 @@ def test_a_save_that_does_not_come_within_the_grace_time_ends_the_job(tmp_path: 
         job.until(lambda: not job.processes(), 30.0, "end of all processes")
 
 
+@pytest.mark.slow
 def test_a_guardian_that_is_killed_takes_its_worker_with_it_and_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +269,7 @@ def test_rank_0_hosts_the_store_until_all_have_left(tmp_path: Path, undisturbed)
         assert [job.errors(rank) for rank in range(2)] == [""] * 2
 
 
+@pytest.mark.slow
 def test_resume_never_and_must_and_a_step(tmp_path: Path, undisturbed) -> None:
     ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run")
 
@@ -356,6 +359,7 @@ def test_a_stop_request_to_a_sweep_ends_its_job_and_begins_no_other(tmp_path: Pa
     assert not (tmp_path / "1").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_leaves_no_job_behind(tmp_path: Path) -> None:
     ran = Ran(tmp_path / "0")
     held = Gate(ran, steps=8).recipe(SLOW)

@@ -28,7 +28,7 @@ def test_a_run_whose_rank_is_struck_ends_as_if_it_had_not_been(
     assert (ran.digest, ran.losses) == (undisturbed(2).digest, undisturbed(2).losses)
 
 
-@pytest.mark.slow(but=["False"])
+@pytest.mark.slow
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_run_that_is_struck_at_a_rate_gets_past_each_strike(
     in_place: bool, tmp_path: Path, undisturbed

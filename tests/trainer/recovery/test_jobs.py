@@ -140,6 +140,7 @@ def test_a_rank_that_comes_to_no_collective_is_named_with_what_the_other_waits_i
     assert " of group " in hang["reason"]
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_is_replaced(tmp_path: Path, undisturbed) -> None:
     ran, words = Ran(tmp_path / "run"), overrides(tmp_path / "run", "recovery.hang_seconds=4")
     gate = Gate(ran, steps=8)

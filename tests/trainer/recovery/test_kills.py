@@ -105,6 +105,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield endpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 1 + max(1, KILLS * 3 // 10)))
 def test_a_kill_at_any_instant_loses_nothing_in_a_bucket(
     seed: int, tmp_path: Path, undisturbed, credentials: None, endpoint: str

@@ -15,7 +15,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.slow(but=["context2"])
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_worker_killed_at_a_step_costs_nothing_on_a_cut_model(
     layout: str, tmp_path: Path

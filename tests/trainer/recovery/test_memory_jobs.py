@@ -75,6 +75,7 @@ def test_a_whole_tree_killed_goes_on_from_the_memory_that_it_left(
     assert restore["step"] >= 3
 
 
+@pytest.mark.slow
 def test_a_wrong_byte_in_memory_is_named_and_the_older_snapshot_used(
     tmp_path: Path, undisturbed
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_wrong_byte_in_memory_is_named_and_the_older_snapshot_used(
     assert "does not match its digest" in str(restore["damaged"]) or restore["damaged"] == []
 
 
+@pytest.mark.slow
 def test_a_run_whose_memory_is_all_damaged_stops_and_begins_anew_when_started_again(
     tmp_path: Path, undisturbed
 ) -> None:
@@ -142,6 +144,7 @@ def test_a_fresh_start_is_not_confused_by_what_another_configuration_left(
     assert ran.events("restore") == []
 
 
+@pytest.mark.slow
 def test_a_run_whose_disk_is_lost_goes_on_from_a_further_place(tmp_path: Path, undisturbed) -> None:
     ran = Ran(tmp_path / "run")
     tier = f"checkpoint.tiers=[{{path:{tmp_path}/bucket,every_seconds:0}}]"

@@ -57,7 +57,7 @@ def stop(job: Job, instant: str, ran: Ran, mark: Path, dice: random.Random) -> N
         os.kill(dice.choice(job.guardians), signal.SIGTERM)
 
 
-@pytest.mark.slow(but=["0-save", "0-any"])
+@pytest.mark.slow(but=["0-save"])
 @pytest.mark.parametrize("instant", ["start", "step", "save", "evaluation", "any"])
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_a_stop_request_at_any_instant_saves_that_very_step(

@@ -43,7 +43,7 @@ def kill_warm_server(job: Job, rank: int) -> None:
     os.kill(server, signal.SIGKILL)
 
 
-@pytest.mark.slow(but=["shard2-in place", "shard2-afresh"])
+@pytest.mark.slow(but=["shard2-in place"])
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "afresh"])
 @pytest.mark.parametrize("layout", [SHARD, TENSOR], ids=["shard2", "tensor2"])
 def test_a_run_comes_out_of_a_storm_as_if_there_had_been_none(

@@ -43,6 +43,7 @@ def enter(folder: Path) -> None:
     sys.path.insert(0, str(folder))
 
 
+@pytest.mark.slow
 def test_the_project_trains_with_its_own_name_and_settings(trained: Path) -> None:
     found = summary(trained / "runs" / "one")
     assert (found["steps"], found["world_size"]) == (4, 1)

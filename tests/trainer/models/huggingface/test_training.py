@@ -90,7 +90,7 @@ def hand_losses(corpus: Corpus) -> list[float]:
     return found
 
 
-@pytest.mark.slow(but=["one rank", "shard", "pipeline"])
+@pytest.mark.slow(but=["shard"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_llama_has_the_curve_of_transformers_own_training(
     corpus: Corpus, tmp_path: Path, hand_losses: list[float], layout: str
