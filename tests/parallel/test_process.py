@@ -1,13 +1,13 @@
 """The launcher's variables, the store by which ranks meet, devices, joining and leaving."""
 
 import os
-import socket
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from support.ports import free_port
 from support.world import run_world
 
 from keepstep.parallel import (
@@ -34,11 +34,6 @@ def no_local_world_size(monkeypatch: pytest.MonkeyPatch) -> None:
 def launch(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
     for name, value in (LAUNCHED | changes).items():
         monkeypatch.setenv(name, value)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def test_without_variables_this_is_rank_0_of_1() -> None:

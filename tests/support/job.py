@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.ports import free_port
 from torch import Tensor, nn
 from torch.distributed import TCPStore
 
@@ -220,8 +220,7 @@ def start_job(
     preload()
     outputs = folder / f"job-{time.monotonic_ns()}"
     outputs.mkdir(parents=True)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     on_node = node_size or size
     place = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(on_node), "MASTER_ADDR": "127.0.0.1"}
     place |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": str(has_agent)}

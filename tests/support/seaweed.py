@@ -9,11 +9,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
-from socket import SO_REUSEADDR, SOL_SOCKET, socket
 
 import botocore.session
+from support.ports import is_free
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret123"}
 _PROGRAMS = Path(sys.executable).parent
@@ -96,16 +95,6 @@ def _free_ports(count: int) -> int:
     SeaweedFS listens too."""
     for _ in range(200):
         base = random.SystemRandom().randrange(11_000, 21_000)
-        if all(_is_free(base + more + step) for step in (0, 10_000) for more in range(count)):
+        if all(is_free(base + more + step) for step in (0, 10_000) for more in range(count)):
             return base
     raise OSError(f"found no {count} free ports in a row, needed them; end some servers")
-
-
-def _is_free(port: int) -> bool:
-    with closing(socket()) as probe:
-        probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True

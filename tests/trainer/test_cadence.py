@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from support.training import Corpus, events, train
 
 BEST = ("train.eval_every=2", "checkpoint.best_metric=eval_loss", "checkpoint.keep=1")
@@ -21,6 +22,7 @@ def test_chosen_steps_are_saved_and_multiples_stay(corpus: Corpus, tmp_path: Pat
     assert (saved, kept(tmp_path / "run")) == ([3, 6, 7, 10], [3, 6, 10])
 
 
+@pytest.mark.slow
 def test_a_better_evaluation_is_saved_with_its_metric_and_stays(
     corpus: Corpus, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def test_a_run_a_place_or_one_checkpoint_gives_the_weights_and_no_progress(
     assert str(first) in head.lineage["parent"]
 
 
+@pytest.mark.slow
 def test_the_weights_come_on_any_layout_and_averages_begin_with_them(
     corpus: Corpus, tmp_path: Path, first: Path
 ) -> None:

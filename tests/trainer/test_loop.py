@@ -366,6 +366,7 @@ def test_a_disk_too_small_for_a_checkpoint_is_refused_before_a_step(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_older_checkpoints_whole(
     corpus: Corpus, small_disk: Path, tmp_path: Path
 ) -> None:

@@ -11,11 +11,11 @@ import dataclasses
 import json
 import random
 import re
-import socket
 from collections import Counter
-from contextlib import closing
 from typing import Any
 from xml.sax.saxutils import unescape
+
+from support.ports import free_port
 
 from .connection import Connection, Request, Response
 from .faults import Dice, Fate, Faults
@@ -41,7 +41,7 @@ class Server:
 
     async def open(self) -> tuple[int, int]:
         """Starts to listen; the port for S3 and the port for control."""
-        self._port = self._port or _free_port()
+        self._port = self._port or free_port()
         await self._listen()
         loop = asyncio.get_running_loop()
         control = await loop.create_server(
@@ -239,18 +239,3 @@ def _refusal(status: str, code: str, *, delay: float = 0.0, has_body: bool = Tru
     text = f"<Error><Code>{code}</Code><Message>{status}</Message></Error>".encode()
     kind = {"Content-Type": "application/xml"}
     return Response(status, kind, memoryview(text), delay=delay, has_body=has_body)
-
-
-def _free_port() -> int:
-    """A free port below those that clients are given: while the server is out, a client could
-    otherwise come by its port and be connected to itself."""
-    for _ in range(100):
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    raise OSError("found no free port between 20000 and 32000, needed one; end some servers")

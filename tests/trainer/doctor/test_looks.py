@@ -2,12 +2,12 @@
 
 import json
 import os
-import socket
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from support.ports import free_port
 from support.seaweed import CREDENTIALS, rclone, seaweed
 from support.world import run_world
 from typer.testing import CliRunner
@@ -30,8 +30,7 @@ def of(report: Report, subject: str) -> list[tuple[Level, str]]:
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, list[str], Path]:
     """What two ranks of a node found, and what the first one said meanwhile."""
     folder = tmp_path_factory.mktemp("doctor")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
 
     def body(rank: int) -> tuple[Report, list[str]]:
         world = World(rank, 2, rank, 2, "127.0.0.1", port, has_agent_store=False)
@@ -59,12 +58,14 @@ def test_two_ranks_look_at_the_node_once_and_at_one_another(
     assert gpu == (Level.ok, "no GPU; ranks run on the CPU, by gloo")
 
 
+@pytest.mark.slow
 def test_the_ways_of_recovery_were_tried(together: tuple[Report, list[str], Path]) -> None:
     assert of(together[0], "in place") == [(Level.ok, "works")]
     (server,) = of(together[0], "warm server")
     assert server[0] is Level.ok, server
 
 
+@pytest.mark.slow
 def test_what_the_ranks_measured_is_there_in_numbers(
     together: tuple[Report, list[str], Path],
 ) -> None:
@@ -79,6 +80,7 @@ def test_what_the_ranks_measured_is_there_in_numbers(
     json.dumps(measured)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_where_the_disk_was_tried(
     together: tuple[Report, list[str], Path],
 ) -> None:

@@ -77,7 +77,7 @@ def slow(rank: int, *, steps: int, seconds: float = 0.3) -> str:
     return f"chaos.plan=[{{do:slow,rank:{rank},step:0,steps:{steps},seconds:{seconds}}}]"
 
 
-@pytest.mark.slow(but=["2-parallel.replicate=2"])
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "layout"),
     [

@@ -14,7 +14,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.slow(but=["adamw, bf16 moments"])
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
 def test_a_stopped_run_goes_on_bit_for_bit(
     corpus: Corpus, tmp_path: Path, overrides: tuple[str, ...]

@@ -222,6 +222,7 @@ def test_a_guardian_that_is_killed_takes_its_worker_with_it_and_is_missed(
         job.until(lambda: not job.processes(), 30.0, "end of all processes")
 
 
+@pytest.mark.slow
 def test_a_job_whose_guardian_was_killed_ends_soon_after_the_launchers_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

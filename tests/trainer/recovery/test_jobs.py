@@ -48,7 +48,7 @@ def test_a_worker_killed_at_a_step_costs_nothing(
     assert failure["reason"] == "killed by SIGKILL"
 
 
-@pytest.mark.slow(but=["1"])
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_worker_killed_from_outside_at_any_moment_costs_nothing(
     seed: int, tmp_path: Path, undisturbed
@@ -65,7 +65,7 @@ def test_a_worker_killed_from_outside_at_any_moment_costs_nothing(
     assert ran.events("failure")
 
 
-@pytest.mark.slow(but=["0"])
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_whole_tree_killed_goes_on_with_the_same_command(
     seed: int, tmp_path: Path, undisturbed
