@@ -15,11 +15,11 @@ import torch
 from safetensors import safe_open
 
 from ..digest import tensor_bytes
-from ..dtypes import BY_CODE, BY_NAME
+from ..dtypes import BY_CODE
 from ..errors import CorruptError
 from ..offline.items import Item, Progress, checked
 from ..offline.writing import split
-from ..shardfile import shard_header
+from ..shardfile import file_order, shard_header
 
 INDEX = "model.safetensors.index.json"
 _ONE = "model.safetensors"
@@ -109,8 +109,7 @@ def _write_weights(
 
 
 def _pieces(group: Sequence[Item]) -> Iterator[bytes | memoryview]:
-    # Wide dtypes first keeps every tensor aligned.
-    ordered = sorted(group, key=lambda item: (-BY_NAME[item.dtype].itemsize, item.name))
+    ordered = sorted(group, key=lambda item: file_order(item.chunk))
     yield shard_header([item.chunk for item in ordered])
     for item in ordered:
         yield tensor_bytes(checked(item, item.read()))

@@ -15,7 +15,7 @@ import torch
 from ..dtypes import BY_NAME
 from ..layout import Chunk, State, local_chunks, plan_writes
 from ..pieces import num_pieces
-from ..shardfile import shard_header
+from ..shardfile import ALIGNMENT, file_order, shard_header
 from ..specs import Spec, describe
 
 _DIGEST_BYTES = 16
@@ -50,11 +50,7 @@ class Image:
             saved: what of it this rank may write to a checkpoint, the same tensors.
             rank, holders: as those of `plan_writes`, of `saved`.
         """
-        # Wide dtypes first keeps every tensor aligned.
-        held = sorted(
-            (chunk for chunk, _ in local_chunks(state)),
-            key=lambda chunk: (-BY_NAME[chunk.dtype].itemsize, chunk.name),
-        )
+        held = sorted((chunk for chunk, _ in local_chunks(state)), key=file_order)
         boxes = (chunk for chunk in held if chunk.name in saved)
         mine = plan_writes(saved, boxes, rank=rank, holders=holders)
         own = tuple(chunk for chunk in held if chunk.name in mine)
@@ -96,7 +92,7 @@ class Image:
         for chunk in self.own:
             found.append(found[-1] + chunk.num_bytes)
         if self.beside:
-            found[-1] = -(-found[-1] // 8) * 8
+            found[-1] = -(-found[-1] // ALIGNMENT) * ALIGNMENT
         for chunk in self.beside:
             found.append(found[-1] + chunk.num_bytes)
         return found

@@ -20,7 +20,7 @@ from typing import final
 
 from ..digest import digest_bytes
 
-_MAGIC, _VERSION = 0x746F6C737065656B, 1
+_MAGIC, _VERSION = 0x746F6C737065656B, 2
 _PAGE = mmap.PAGESIZE
 # Words of 8 bytes, each written by one aligned store, so that no reader sees half of one.
 _AT_MAGIC, _AT_VERSION, _PLAN_LENGTH, _DATA_LENGTH, _TAIL_LENGTH = 0, 1, 2, 3, 4

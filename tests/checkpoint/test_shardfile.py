@@ -44,6 +44,21 @@ def test_safetensors_itself_reads_what_was_written(tmp_path_factory, tensors):
     assert file.bytes == (root / "here" / file.name).stat().st_size
 
 
+def test_tensors_that_fill_lines_of_64_bytes_begin_at_one(tmp_path):
+    """What keeps copies between page cache and tensors at their full speed (see ALIGNMENT)."""
+    state = {
+        "a.bias": torch.ones(3, dtype=torch.float64),
+        "b.weight": torch.ones(16),
+        "c.bias": torch.ones(5),
+        "d.weight": torch.ones(3, 64, dtype=torch.bfloat16),
+        "e.flags": torch.ones(64, dtype=torch.bool),
+        "f.flag": torch.ones(1, dtype=torch.bool),
+    }
+    _, entries = write_shard(LocalStore(tmp_path), "here", 0, local_chunks(state))
+    assert [entry.name[0] for entry in entries] == list("bdeacf")
+    assert [entry.start % 64 for entry in entries[:4]] == [0, 0, 0, 0]
+
+
 def flat(tensor):
     return tensor.reshape(-1).view(torch.uint8)
 
