@@ -118,6 +118,8 @@ def gather_distinct(exchange: Exchange, work: Callable[[], bytes]) -> list[bytes
 
     digests = gather_results(exchange, digest)
     first = [digests.index(one) for one in digests]
+    if not any(first):
+        return made * exchange.size
     answers = exchange.gather_bytes(made[0] if first[exchange.rank] == exchange.rank else b"")
     return [answers[rank] for rank in first]
 
