@@ -55,7 +55,11 @@ class Chunk:
         return num_bytes(self.dtype, self.shape)
 
 
-def local_chunks(state: State) -> list[tuple[Chunk, torch.Tensor]]:
+Local = tuple[Chunk, torch.Tensor]
+"""A box that this rank holds, and the local tensor that is it."""
+
+
+def local_chunks(state: State) -> list[Local]:
     """The boxes that this rank holds, by name, each with the local tensor that is it.
 
     The tensors share their memory with the state. An empty shard is left out, unless the whole
@@ -66,29 +70,30 @@ def local_chunks(state: State) -> list[tuple[Chunk, torch.Tensor]]:
     """
     found = []
     for name in sorted(state):
-        chunk = local_chunk(name, state[name])
+        chunk, local = _local(name, state[name])
         if math.prod(chunk.shape) or not math.prod(chunk.global_shape):
-            found.append((chunk, local_tensor(state[name])))
+            found.append((chunk, local))
     return found
 
 
-def local_chunk(name: str, tensor: torch.Tensor) -> Chunk:
-    """The box of a tensor that this rank holds, empty or not; raises as `local_chunks`."""
+def _local(name: str, tensor: torch.Tensor) -> Local:
     if name == _RESERVED:
         raise ValueError(
             f"A tensor of the state is named {_RESERVED}, but safetensors keeps that name for "
             "itself: rename it."
         )
-    box: Box = (0,) * tensor.dim(), tuple(tensor.shape)
+    local, whole = local_tensor(tensor), tuple(tensor.shape)
+    offsets, shape = (0,) * len(whole), whole
     if isinstance(tensor, DTensor):
-        box = _dtensor_box(name, tensor)
-    return Chunk(
+        offsets, shape = _dtensor_box(name, tensor, local)
+    chunk = Chunk(
         name=name,
         dtype=dtype_name(tensor.dtype),
-        global_shape=tuple(tensor.shape),
-        offsets=box[0],
-        shape=box[1],
+        global_shape=whole,
+        offsets=offsets,
+        shape=shape,
     )
+    return chunk, local
 
 
 def part_box(
@@ -181,23 +186,23 @@ def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach()
 
 
-def _dtensor_box(name: str, tensor: DTensor) -> Box:
-    mesh, here = tensor.device_mesh, tensor.device_mesh.get_coordinate()
+def _dtensor_box(name: str, tensor: DTensor, local: torch.Tensor) -> Box:
+    mesh, shape = tensor.device_mesh, tuple(tensor.shape)
+    here = mesh.get_coordinate()
     if here is None:
         raise ValueError(
             f"Tensor {name} of the state lies on a mesh without this rank, but each rank may list "
             "only what it holds: leave it out of this rank's state."
         )
-    box = part_box(tensor.shape, mesh.shape, here, tensor.placements)
+    box = part_box(shape, mesh.shape, here, tensor.placements)
     if box is None:
         raise ValueError(
             f"Tensor {name} of the state has placements {tensor.placements} on a mesh of "
             f"{tuple(mesh.shape)}, but checkpoints hold parts that are one box, as Replicate, "
             "Shard and FSDP's strided shards cut them: redistribute it first."
         )
-    if not math.prod(tensor.shape):
-        return (0,) * tensor.dim(), tuple(tensor.shape)
-    local = local_tensor(tensor)
+    if not math.prod(shape):
+        return (0,) * len(shape), shape
     if math.prod(box[1]) != local.numel() or (local.numel() and box[1] != tuple(local.shape)):
         raise ValueError(
             f"Tensor {name} of the state has a local part of shape {tuple(local.shape)}, but its "

@@ -14,7 +14,7 @@ from .claims import OPEN, Fence
 from .commit import Cargo, commit, needed_bytes, require_space
 from .errors import CheckpointError, CorruptError, SealError, VersionError
 from .exchange import Exchange, RanksFailedError, share
-from .layout import State
+from .layout import Local, State
 from .listing import committed, parse_manifest
 from .manifest import MANIFEST, Manifest
 from .part import LivePart
@@ -22,7 +22,7 @@ from .prune import tidy
 from .reader import Reader, Target, check_match, narrow
 from .retention import Keep
 from .seal import PLAIN, Seal
-from .specs import gather_specs
+from .specs import gather_boxes, gather_specs
 from .stores import Store, read_bytes
 from .verify import Damage, damage_of
 
@@ -162,8 +162,8 @@ class Checkpoints:
         """
         damaged: list[Damage] = []
         folders = self._candidates(step, name)
-        every = gather_specs(self._exchange, state) if folders else {}
-        state, specs, left = narrow(state, every, only)
+        every, held = gather_boxes(self._exchange, state) if folders else ({}, [])
+        taken, specs, left = narrow(held, every, only)
         for folder in folders:
             manifest = self._manifest(folder, damaged)
             if manifest is None:
@@ -171,7 +171,7 @@ class Checkpoints:
             path = self._place.address(folder)
             # The same verdict everywhere: both are shared.
             check_match(manifest, specs, path=path, only=only)
-            if self._load(folder, manifest, state, damaged, in_place=in_place):
+            if self._load(folder, manifest, taken, damaged, in_place=in_place):
                 return Restored(
                     step=manifest.step,
                     path=path,
@@ -232,12 +232,12 @@ class Checkpoints:
         self,
         folder: str,
         manifest: Manifest,
-        state: State,
+        held: Sequence[Local],
         damaged: list[Damage],
         *,
         in_place: bool,
     ) -> bool:
-        """Whether the state was loaded; if any rank met damage it was not, and that is noted."""
+        """Whether the boxes were loaded; if any rank met damage it was not, and that is noted."""
         path = self._place.address(folder)
         staged: list[Target] = []
 
@@ -246,9 +246,9 @@ class Checkpoints:
             reader = Reader(self._place, folder, manifest, opener)
             reader.check_files(rank=self._exchange.rank, size=self._exchange.size)
             if in_place:
-                reader.fill(state)
+                reader.fill(held)
             else:
-                staged.extend(reader.stage(state))
+                staged.extend(reader.stage(held))
 
         is_whole = self._all_do(read, path, damaged)
         for target in staged if is_whole else ():

@@ -11,8 +11,9 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,13 +109,14 @@ class Head:
     run: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest(Head):
     """One checkpoint, and where each box of its tensors lies."""
 
     chunks: tuple[ChunkEntry, ...]
 
-    def by_name(self) -> dict[str, list[ChunkEntry]]:
+    @cached_property
+    def by_name(self) -> Mapping[str, Sequence[ChunkEntry]]:
         """The chunks of each tensor by offsets, names sorted."""
         found: dict[str, list[ChunkEntry]] = defaultdict(list)
         for entry in self.chunks:
@@ -158,7 +160,7 @@ def encode(manifest: Manifest, sign: Callable[[bytes], str] = lambda signed: "")
     """
     for file in manifest.files:
         _check_file(file)
-    by_name = manifest.by_name()
+    by_name = manifest.by_name
     _check(manifest, by_name)
     free = [manifest.topology, manifest.progress, manifest.lineage]
     if json.loads(json.dumps(free, allow_nan=False)) != free:
@@ -259,7 +261,7 @@ def decode(raw: bytes, *, path: str, check: Check = accept) -> Manifest:
         for name, tensor in json.loads(rest[len(_TENSORS) : -1]).items():
             chunks += _parse_tensor(name, tensor, names)
         manifest = Manifest(**parsed, chunks=tuple(chunks))
-        _check(manifest, manifest.by_name())
+        _check(manifest, manifest.by_name)
     return manifest
 
 
@@ -297,7 +299,7 @@ def _json(record: object) -> bytes:
 
 
 def _group(
-    files: Sequence[FileEntry], by_name: dict[str, list[ChunkEntry]]
+    files: Sequence[FileEntry], by_name: Mapping[str, Sequence[ChunkEntry]]
 ) -> dict[str, list[Any]]:
     """Boxes by tensor: [dtype, shape, [[offsets, shape, place of file, start, digest], ...]], and
     the tags behind the digest where there are any."""
@@ -368,7 +370,7 @@ def _parse_tensor(name: str, record: Any, files: Sequence[str]) -> list[ChunkEnt
     return found
 
 
-def _check(manifest: Manifest, by_name: dict[str, list[ChunkEntry]]) -> None:
+def _check(manifest: Manifest, by_name: Mapping[str, Sequence[ChunkEntry]]) -> None:
     files = {entry.name: entry for entry in manifest.files}
     _expect(len(files) == len(manifest.files), "a file is listed twice")
     sealed = {file.name for file in manifest.files if file.salt}

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Protocol, final
 
 from .exchange import Exchange
-from .layout import State, local_chunks, plan_writes
+from .layout import Local, State, plan_writes
 from .manifest import ChunkEntry, FileEntry
 from .seal import Seal
 from .shardfile import write_shard
-from .specs import Spec, gather_specs
+from .specs import Spec, gather_boxes
 from .stores import Store
 
 
@@ -49,15 +49,16 @@ class LivePart:
     def __init__(self, state: State, holders: Sequence[int]) -> None:
         self._state = state
         self._holders = holders
+        self._held: list[Local] = []
 
     def specs(self, exchange: Exchange) -> dict[str, Spec]:
-        return gather_specs(exchange, self._state)
+        specs, self._held = gather_boxes(exchange, self._state)
+        return specs
 
     def write(
         self, place: Store, folder: str, rank: int, seal: Seal
     ) -> tuple[FileEntry, list[ChunkEntry]] | None:
-        held = local_chunks(self._state)
-        boxes = (chunk for chunk, _ in held)
+        boxes = (chunk for chunk, _ in self._held)
         mine = plan_writes(self._state, boxes, rank=rank, holders=self._holders)
-        chunks = [one for one in held if one[0].name in mine]
+        chunks = [one for one in self._held if one[0].name in mine]
         return write_shard(place, folder, rank, chunks, seal) if chunks else None

@@ -16,7 +16,7 @@ from .boxes import Slices, holds, intersect, run_of, scatter
 from .digest import tensor_bytes
 from .dtypes import BY_NAME
 from .errors import CorruptError, MismatchError
-from .layout import Chunk, State, local_chunks
+from .layout import Chunk, Local
 from .manifest import ChunkEntry, Manifest
 from .pieces import PIECE_BYTES
 from .seal import Opener
@@ -31,15 +31,15 @@ _STAGE_BYTES = 256 * 2**20
 
 
 def narrow(
-    state: State, specs: Mapping[str, Spec], only: Sequence[str] | None
-) -> tuple[State, Mapping[str, Spec], list[str]]:
-    """The state and its specs without the names that no glob of `only` matches; and these names.
+    held: Sequence[Local], specs: Mapping[str, Spec], only: Sequence[str] | None
+) -> tuple[Sequence[Local], Mapping[str, Spec], list[str]]:
+    """The boxes and specs without the names that no glob of `only` matches; and these names.
 
     Raises:
         ValueError: a glob matches no name that any rank has.
     """
     if only is None:
-        return state, specs, []
+        return held, specs, []
     idle = [glob for glob in only if specs and not any(fnmatchcase(name, glob) for name in specs)]
     if idle or not only:
         raise ValueError(
@@ -48,7 +48,7 @@ def narrow(
         )
     taken = {name: spec for name, spec in specs.items() if is_taken(name, only)}
     left = sorted(specs.keys() - taken.keys())
-    return {name: one for name, one in state.items() if is_taken(name, only)}, taken, left
+    return [one for one in held if one[0].name in taken], taken, left
 
 
 def is_taken(name: str, only: Sequence[str] | None) -> bool:
@@ -70,7 +70,7 @@ def check_match(
     """
     saved = {
         name: spell(entries[0].dtype, entries[0].global_shape)
-        for name, entries in manifest.by_name().items()
+        for name, entries in manifest.by_name.items()
         if is_taken(name, only)
     }
     live = {name: spec.kind for name, spec in specs.items()}
@@ -119,7 +119,7 @@ class Reader:
         self._place = place
         self._folder = folder
         self._manifest = manifest
-        self._saved = manifest.by_name()
+        self._saved = manifest.by_name
         self._transfer = Transfer(place, folder, opener)
 
     def check_files(self, *, rank: int, size: int) -> None:
@@ -127,22 +127,21 @@ class Reader:
         for file in sorted(self._manifest.files, key=lambda file: file.name)[rank::size]:
             verify_file(self._place, self._folder, file)
 
-    def stage(self, state: State) -> list[Target]:
-        """Reads this rank's boxes of the state beside it, whole and proven; takes as much memory.
+    def stage(self, held: Sequence[Local]) -> list[Target]:
+        """Reads the boxes that this rank holds beside them, whole and proven; takes as much memory.
 
         Raises:
             CorruptError: for a byte that is wrong, missing or short.
             SealError: for another key than the checkpoint was encrypted with.
             OSError: for a place that does not answer.
         """
-        targets = [Target.staged(*held) for held in local_chunks(state)]
+        targets = [Target.staged(*one) for one in held]
         self._read(targets)
         return targets
 
-    def fill(self, state: State) -> None:
-        """Reads this rank's boxes into the live tensors; raises as `stage`, and then they hold
+    def fill(self, held: Sequence[Local]) -> None:
+        """Reads the boxes into the live tensors; raises as `stage`, and then they hold
         anything."""
-        held = local_chunks(state)
         is_direct = [live.device.type == "cpu" and live.is_contiguous() for _, live in held]
         both = list(zip(held, is_direct, strict=True))
         self._read([Target(chunk, live, live) for (chunk, live), direct in both if direct])
@@ -170,9 +169,9 @@ class Reader:
 
 
 def _groups(
-    held: Sequence[tuple[Chunk, torch.Tensor]],
-) -> Iterator[list[tuple[Chunk, torch.Tensor]]]:
-    group: list[tuple[Chunk, torch.Tensor]] = []
+    held: Sequence[Local],
+) -> Iterator[list[Local]]:
+    group: list[Local] = []
     size = 0
     for one in held:
         if group and size + one[0].num_bytes > _STAGE_BYTES:

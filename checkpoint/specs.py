@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .dtypes import dtype_name
 from .exchange import Exchange, RanksFailedError, gather_distinct
-from .layout import State, local_chunks, num_boxes
+from .layout import Local, State, local_chunks, num_boxes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,12 +37,18 @@ def gather_specs(exchange: Exchange, state: State) -> dict[str, Spec]:
     Raises:
         ValueError: also for a dtype or placement that checkpoints do not hold, on any rank.
     """
+    return gather_boxes(exchange, state)[0]
+
+
+def gather_boxes(exchange: Exchange, state: State) -> tuple[dict[str, Spec], list[Local]]:
+    """Collective: as `gather_specs`, and what of them this rank holds, as `local_chunks`."""
+    held: list[Local] = []
 
     def own() -> dict[str, Spec]:
-        local_chunks(state)  # for what it refuses
+        held.extend(local_chunks(state))
         return describe(state)
 
-    return merge_specs(exchange, own)
+    return merge_specs(exchange, own), held
 
 
 def describe(state: State) -> dict[str, Spec]:

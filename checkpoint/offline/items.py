@@ -64,7 +64,7 @@ def items_of(place: Store, folder: str, manifest: Manifest, seal: Seal = PLAIN) 
             shape=entries[0].global_shape,
             read=partial(_whole, partial(read_chunk, place, folder, opener=opener), entries),
         )
-        for name, entries in manifest.by_name().items()
+        for name, entries in manifest.by_name.items()
     ]
 
 

@@ -76,4 +76,4 @@ def test_a_manifest_says_what_was_saved(kit, solo, tmp_path):
     assert manifest.progress == {"step": 12, "loss": 0.1}
     assert manifest.topology == {"world_size": 1}
     assert abs(manifest.created - time.time()) < 60
-    assert manifest.by_name().keys() == kit.full_state(1).keys()
+    assert manifest.by_name.keys() == kit.full_state(1).keys()

@@ -205,7 +205,7 @@ def test_damage_that_one_rank_meets_keeps_every_rank_from_loading(kit, tmp_path)
         saved = kit.save(checkpoints, kit.spread(kit.full_state(1), "shard2"), 1)
         if rank == 0:
             raw = (Path(saved.path) / "manifest.json").read_bytes()
-            entries = decode(raw, path="here").by_name()["model.deep"]
+            entries = decode(raw, path="here").by_name["model.deep"]
             only_rank_1 = next(entry for entry in entries if entry.offsets[0])
             flip(Path(saved.path) / only_rank_1.file, only_rank_1.start)
         state = kit.spread(kit.full_state(5), "shard2")

@@ -97,7 +97,7 @@ def test_a_box_is_read_from_the_pieces_that_hold_it_and_no_others(
     )
     part = tuple(slice(at, at + n) for at, n in zip(offsets, shape, strict=True))
     assert torch.equal(read_box(place, folder, chunk), whole[part])
-    (entry,) = read_manifest(place, folder).by_name()[name]
+    (entry,) = read_manifest(place, folder).by_name[name]
     places = torch.arange(whole.numel()).view(whole.shape)[part].flatten() * 4 // PIECE
     spans = [
         (entry.start + index * PIECE, min(entry.start + (index + 1) * PIECE, entry.end))
@@ -113,7 +113,7 @@ def test_a_box_is_read_from_the_pieces_that_hold_it_and_no_others(
 
 def test_a_damaged_piece_is_met_by_those_who_read_it_and_by_nobody_else(saved, tmp_path):
     state, folder = saved
-    (entry,) = read_manifest(LocalStore(tmp_path), folder).by_name()["w"]
+    (entry,) = read_manifest(LocalStore(tmp_path), folder).by_name["w"]
     path = tmp_path / folder / entry.file
     data = bytearray(path.read_bytes())
     data[entry.start + 2 * PIECE + 5] ^= 1

@@ -33,7 +33,7 @@ def test_every_damaged_tensor_is_named(saved, tmp_path):
 def test_each_damaged_piece_is_named_by_its_bytes_and_its_tensor(solo, tmp_path):
     state = {"a": torch.randn(3 * 2**20), "b": torch.randn(10), "c": torch.randn(10)}
     saved = Path(solo().save(state, step=1, topology={}, progress={}, lineage={}).path)
-    entries = read_manifest(LocalStore(tmp_path), saved.name).by_name()
+    entries = read_manifest(LocalStore(tmp_path), saved.name).by_name
     (large,), (small,) = entries["a"], entries["c"]
     path = saved / large.file
     data = bytearray(path.read_bytes())
