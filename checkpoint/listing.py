@@ -137,7 +137,8 @@ def _read_head(place: Store, folder: str) -> Head:
 
 def _read_first(place: Store, name: str, count: int) -> bytes:
     buffer = bytearray(count)
-    return bytes(buffer[: place.read_into(name, 0, memoryview(buffer))])
+    with place.opened(name) as read:
+        return bytes(buffer[: read(0, memoryview(buffer))])
 
 
 def _check_home(head: Head, folder: str, path: str) -> None:

@@ -23,9 +23,8 @@ from .seal import Opener
 from .shardfile import verify_file
 from .specs import Spec, spell
 from .stores import Store
-from .transfer import UNIT_BYTES, Span, Transfer
+from .transfer import Span, Transfer
 
-_UNIT_PIECES = UNIT_BYTES // PIECE_BYTES
 # Of boxes that cannot be read into their place, so many bytes are held at once.
 _STAGE_BYTES = 256 * 2**20
 
@@ -155,11 +154,14 @@ class Reader:
         self._transfer.run(span for target in targets for span in self._spans(target))
 
     def _spans(self, target: Target) -> Iterator[Span]:
-        chunk, filled = target.chunk, 0
+        chunk, memory, filled = target.chunk, target.memory, 0
         for entry in self._saved[chunk.name]:
+            if (entry.offsets, entry.shape) == (chunk.offsets, chunk.shape):
+                yield from self._run_spans(entry, 0, tensor_bytes(memory))
+                return
             if (overlap := intersect(chunk, entry)) is not None:
                 filled += math.prod(one.stop - one.start for one in overlap[0])
-                yield from _spans(target.memory, entry, *overlap)
+                yield from self._shared_spans(memory, entry, *overlap)
         if filled != math.prod(chunk.shape):
             raise CorruptError(
                 f"{chunk.name} has {filled} of {math.prod(chunk.shape)} elements",
@@ -167,10 +169,37 @@ class Reader:
                 file="manifest.json",
             )
 
+    def _shared_spans(
+        self, memory: torch.Tensor, entry: ChunkEntry, into: Slices, source: Slices
+    ) -> Iterator[Span]:
+        """What fills `into` of a contiguous tensor from `source` of a saved box."""
+        runs = run_of(memory.shape, into), run_of(entry.shape, source)
+        size = memory.element_size()
+        if runs[0] is not None and runs[1] is not None:
+            target = tensor_bytes(memory)[runs[0][0] * size : runs[0][1] * size]
+            return self._run_spans(entry, runs[1][0] * size, target)
+        return _part_spans(entry, source, memory[into])
 
-def _groups(
-    held: Sequence[Local],
-) -> Iterator[list[Local]]:
+    def _run_spans(self, entry: ChunkEntry, start: int, target: memoryview) -> Iterator[Span]:
+        """The pieces that hold the bytes from `start` of a chunk on which are to fill the target:
+        in its place what is taken whole, through other memory what is not."""
+        stop, whole = start + len(target), entry.end - entry.start
+        index = start // PIECE_BYTES
+        while (low := index * PIECE_BYTES) < stop:
+            count = max(1, min(self._transfer.most_pieces, (stop - low) // PIECE_BYTES))
+            high = min(low + count * PIECE_BYTES, whole)
+            if low >= start and high <= stop:
+                yield Span(entry, index, count, target[low - start : high - start])
+            else:
+                count = 1
+                high = min(low + PIECE_BYTES, whole)
+                first, last = max(low, start), min(high, stop)
+                part = target[first - start : last - start]
+                yield Span(entry, index, 1, _copier(part, first - low))
+            index += count
+
+
+def _groups(held: Sequence[Local]) -> Iterator[list[Local]]:
     group: list[Local] = []
     size = 0
     for one in held:
@@ -181,36 +210,6 @@ def _groups(
         size += one[0].num_bytes
     if group:
         yield group
-
-
-def _spans(memory: torch.Tensor, entry: ChunkEntry, into: Slices, source: Slices) -> Iterator[Span]:
-    """What fills `into` of a contiguous tensor from `source` of a saved box."""
-    runs = run_of(memory.shape, into), run_of(entry.shape, source)
-    size = memory.element_size()
-    if runs[0] is not None and runs[1] is not None:
-        target = tensor_bytes(memory)[runs[0][0] * size : runs[0][1] * size]
-        yield from _run_spans(entry, runs[1][0] * size, target)
-        return
-    yield from _part_spans(entry, source, memory[into])
-
-
-def _run_spans(entry: ChunkEntry, start: int, target: memoryview) -> Iterator[Span]:
-    """The pieces that hold the bytes from `start` of a chunk on which are to fill the target: in
-    its place what is taken whole, through other memory what is not."""
-    stop, whole = start + len(target), entry.end - entry.start
-    index = start // PIECE_BYTES
-    while (low := index * PIECE_BYTES) < stop:
-        count = max(1, min(_UNIT_PIECES, (stop - low) // PIECE_BYTES))
-        high = min(low + count * PIECE_BYTES, whole)
-        if low >= start and high <= stop:
-            yield Span(entry, index, count, target[low - start : high - start])
-        else:
-            count = 1
-            high = min(low + PIECE_BYTES, whole)
-            first, last = max(low, start), min(high, stop)
-            part = target[first - start : last - start]
-            yield Span(entry, index, 1, _copier(part, first - low))
-        index += count
 
 
 def _copier(target: memoryview, start: int) -> Callable[[memoryview], None]:

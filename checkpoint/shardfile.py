@@ -4,6 +4,7 @@ The header is laid out here and the tensors streamed after it, so that byte rang
 a byte is written, nothing is held twice, and any store can take it.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 
@@ -95,9 +96,10 @@ def read_chunk(
     """
     tensor = torch.empty(entry.shape, dtype=BY_NAME[entry.dtype]) if out is None else out
     data = tensor_bytes(tensor)
-    for index, piece in enumerate(cut(data)):
-        read_range(place, folder, entry.file, entry.start + index * PIECE_BYTES, piece)
-        prove_piece(place.address(folder), entry, index, piece, opener)
+    with opened(place, folder, entry.file) as fill:
+        for index, piece in enumerate(cut(data)):
+            fill(entry.start + index * PIECE_BYTES, piece)
+            prove_piece(place.address(folder), entry, index, piece, opener)
     return tensor
 
 
@@ -129,21 +131,32 @@ def verify_file(place: Store, folder: str, file: FileEntry) -> None:
         reason = f"has {found} bytes where {file.bytes} were written"
         raise CorruptError(reason, path=path, file=file.name)
     header = memoryview(bytearray(file.header_bytes))
-    read_range(place, folder, file.name, 0, header)
+    with opened(place, folder, file.name) as fill:
+        fill(0, header)
     if not is_digest_of(header, file.header_digest):
         raise CorruptError("its header does not match its digest", path=path, file=file.name)
 
 
-def read_range(place: Store, folder: str, file: str, start: int, buffer: memoryview) -> None:
-    """Fills the buffer from byte `start` of a shard file; CorruptError where that falls short."""
+@contextlib.contextmanager
+def opened(place: Store, folder: str, file: str) -> Iterator[Callable[..., None]]:
+    """Opens a shard file; what it gives fills buffers one after the other from a byte on.
+
+    Raises:
+        CorruptError: it is missing, or ends before the buffers are full.
+    """
     path = place.address(folder)
+
+    def fill(start: int, *buffers: memoryview) -> None:
+        count, wanted = read(start, *buffers), sum(map(len, buffers))
+        if count != wanted:
+            reason = f"ends at byte {start + count} where {start + wanted} were written"
+            raise CorruptError(reason, path=path, file=file)
+
     try:
-        count = place.read_into(f"{folder}/{file}", start, buffer)
+        with place.opened(f"{folder}/{file}") as read:
+            yield fill
     except FileNotFoundError as error:
         raise CorruptError("is missing", path=path, file=file) from error
-    if count != len(buffer):
-        reason = f"ends at byte {start + count} where {start + len(buffer)} were written"
-        raise CorruptError(reason, path=path, file=file)
 
 
 def file_order(chunk: Chunk) -> tuple[bool, int, str]:

@@ -3,28 +3,28 @@
 Knows what is to be read and where to; not why.
 """
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import final
-
-import numpy as np
 
 from .manifest import ChunkEntry
 from .pieces import PIECE_BYTES
 from .seal import Opener
-from .shardfile import prove_piece, read_range
-from .stores import Store
+from .shardfile import opened, prove_piece
+from .stores import Reads, Store
+from .stores.scratch import Scratch
 
-# One read of a local disk, or one request; as many threads as many of these are in memory.
-UNIT_BYTES = 2 * PIECE_BYTES
+# What is shorter is read together with its neighbours.
+SMALL_BYTES = 2**20
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Whole pieces of one chunk, in a row, no more bytes than a unit; and who gets them.
+    """Whole pieces of one chunk, in a row, to be read at once; and who gets them.
 
     Args:
         first: which piece is the first.
@@ -46,6 +46,12 @@ class Span:
         return min(self.start + self.count * PIECE_BYTES, self.entry.end)
 
 
+Unit = Sequence[Span]
+"""What is read at once: one span, or small ones that lie beside one another."""
+Run = Sequence[Unit]
+"""Units of one file that one thread reads in a row."""
+
+
 @final
 class Transfer:
     """Reads spans of one checkpoint.
@@ -59,7 +65,9 @@ class Transfer:
         self._folder = folder
         self._path = place.address(folder)
         self._opener = opener
-        self._scratch = threading.local()
+        self._scratch = Scratch()
+        self.most_pieces = max(1, place.reads.unit_bytes // PIECE_BYTES)
+        """How many pieces of a chunk make a span at most."""
 
     def run(self, spans: Iterable[Span]) -> None:
         """Reads and proves all of them; blocks. After it raised, their memory holds anything.
@@ -69,33 +77,43 @@ class Transfer:
             SealError: as the opener.
             OSError: for a place that does not answer.
         """
-        units = batches(spans, self._place.smallest_read)
-        if len(units) < 2 or self._place.reads_at_once < 2:
-            for unit in units:
-                self.read(unit)
+        runs, threads = runs_of(spans, self._place.reads), self._place.reads.threads
+        if len(runs) < 2 or threads < 2:
+            for run in runs:
+                self._read_run(run)
             return
-        with ThreadPoolExecutor(self._place.reads_at_once, "keepstep-read") as pool:
-            waiting = [pool.submit(self.read, unit) for unit in units]
+        with ThreadPoolExecutor(threads, "keepstep-read") as pool:
+            waiting = [pool.submit(self._read_run, run) for run in runs]
             done, others = wait(waiting, return_when=FIRST_EXCEPTION)
             for other in others:
                 other.cancel()
         _raise_first(one for one in waiting if one in done or one.done())
 
-    def read(self, unit: Sequence[Span]) -> None:
-        """Reads spans that lie in one unit, as `batches` made it; raises as `run`."""
-        first = unit[0]
-        if len(unit) == 1 and isinstance(first.into, memoryview):
-            read_range(self._place, self._folder, first.entry.file, first.start, first.into)
-            self._prove(first, first.into)
-            return
-        data = self._memory(unit[-1].end - first.start)
-        read_range(self._place, self._folder, first.entry.file, first.start, data)
+    @contextlib.contextmanager
+    def opened(self, run: Run) -> Iterator[Callable[[Unit], None]]:
+        """What reads and proves a unit of the run; raises as `run`."""
+        with opened(self._place, self._folder, run[0][0].entry.file) as fill:
+            yield partial(self._read, fill)
+
+    def _read_run(self, run: Run) -> None:
+        with self.opened(run) as read:
+            for unit in run:
+                read(unit)
+
+    def _read(self, fill: Callable[..., None], unit: Unit) -> None:
+        data = self._scratch.take(sum(map(_num_passing, unit)))
+        buffers = []
         for span in unit:
-            part = data[span.start - first.start : span.end - first.start]
-            self._prove(span, part)
             if isinstance(span.into, memoryview):
-                span.into[:] = part
+                buffers.append(span.into)
             else:
+                count = span.end - span.start
+                buffers.append(data[:count])
+                data = data[count:]
+        fill(unit[0].start, *buffers)
+        for span, part in zip(unit, buffers, strict=True):
+            self._prove(span, part)
+            if not isinstance(span.into, memoryview):
                 span.into(part)
 
     def _prove(self, span: Span, data: memoryview) -> None:
@@ -103,34 +121,35 @@ class Transfer:
             piece = data[index * PIECE_BYTES : (index + 1) * PIECE_BYTES]
             prove_piece(self._path, span.entry, span.first + index, piece, self._opener)
 
-    def _memory(self, count: int) -> memoryview:
-        """This thread's, which the next unit uses again."""
-        held: memoryview | None = getattr(self._scratch, "data", None)
-        if held is None or len(held) < count:
-            held = self._scratch.data = np.empty(count, dtype=np.uint8).data
-        return held[:count]
 
-
-def batches(spans: Iterable[Span], smallest: int) -> list[list[Span]]:
-    """Units: spans in the files' order; those of fewer bytes than `smallest` that lie beside one
-    another together."""
-    found: list[list[Span]] = []
-    size = UNIT_BYTES
-    for span in sorted(spans, key=lambda span: (span.entry.file, span.start)):
-        length = span.end - span.start
-        last = found[-1][-1] if found else span
-        if (
-            length < smallest
-            and size + length <= UNIT_BYTES
-            and (last.entry.file, last.end) == (span.entry.file, span.start)
-            and last is not span
-        ):
-            found[-1].append(span)
-            size += length
+def runs_of(spans: Iterable[Span], reads: Reads) -> Sequence[Run]:
+    """Spans in the files' order as units, and these as runs, as a place is well read."""
+    runs: list[list[list[Span]]] = []
+    file, end, room, left = "", 0, 0, 0
+    for start, span in sorted(((span.start, span) for span in spans), key=_in_file):
+        length = span.end - start
+        is_small = length < SMALL_BYTES
+        if is_small and length <= room and (file, end) == (span.entry.file, start):
+            runs[-1][-1].append(span)
+            room -= length
         else:
-            found.append([span])
-            size = length if length < smallest else UNIT_BYTES
-    return found
+            if span.entry.file != file or left <= 0:
+                runs.append([])
+                left = reads.run_bytes
+            runs[-1].append([span])
+            room = reads.unit_bytes - length if is_small else 0
+        file, end, left = span.entry.file, start + length, left - length
+    return runs
+
+
+def _in_file(both: tuple[int, Span]) -> tuple[str, int]:
+    start, span = both
+    return span.entry.file, start
+
+
+def _num_passing(span: Span) -> int:
+    """How many of its bytes do not stay where they are read."""
+    return 0 if isinstance(span.into, memoryview) else span.end - span.start
 
 
 def _raise_first(futures: Iterable[Future[None]]) -> None:

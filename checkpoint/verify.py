@@ -4,7 +4,7 @@ Needs no key: digests are of the bytes as they lie there, encrypted or not.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from .manifest import MANIFEST
 from .pieces import num_pieces
 from .shardfile import verify_file
 from .stores import Store
-from .transfer import Span, Transfer, batches
+from .transfer import Run, Span, Transfer, Unit, runs_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +58,8 @@ def verify(
     ]
     total = sum(entry.end - entry.start for entry in manifest.chunks)
     check = _Check(place, name, _Counted(total, progress))
-    with ThreadPoolExecutor(place.reads_at_once, "keepstep-verify") as pool:
-        for damages in pool.map(check.look, batches(spans, place.smallest_read)):
+    with ThreadPoolExecutor(place.reads.threads, "keepstep-verify") as pool:
+        for damages in pool.map(check.look, runs_of(spans, place.reads)):
             found += damages
     return found
 
@@ -72,19 +72,29 @@ class _Check:
         self._transfer = Transfer(place, name, opener=lambda *_: None)
         self._counted = counted
 
-    def look(self, unit: Sequence[Span]) -> list[Damage]:
-        found = self._damage(unit)
-        if found and len(unit) > 1:  # which of them it is
-            found = [damage for span in unit for damage in self._damage([span])]
-        self._counted.add(sum(span.end - span.start for span in unit))
+    def look(self, run: Run) -> list[Damage]:
+        found: list[Damage] = []
+        try:
+            with self._transfer.opened(run) as read:
+                for unit in run:
+                    damages = self._damages(read, unit)
+                    if damages and len(unit) > 1:  # which of them it is
+                        damages = [one for span in unit for one in self._damages(read, [span])]
+                    found += damages
+                    self._counted.add(sum(span.end - span.start for span in unit))
+        except (CorruptError, OSError) as error:
+            found.append(self._said(error, run[0]))
         return found
 
-    def _damage(self, unit: Sequence[Span]) -> list[Damage]:
+    def _damages(self, read: Callable[[Unit], None], unit: Unit) -> list[Damage]:
         try:
-            self._transfer.read(unit)
+            read(unit)
         except (CorruptError, OSError) as error:
-            return [damage_of(error, path=self._path, file=unit[0].entry.file)]
+            return [self._said(error, unit)]
         return []
+
+    def _said(self, error: Exception, unit: Unit) -> Damage:
+        return damage_of(error, path=self._path, file=unit[0].entry.file)
 
 
 class _Counted:

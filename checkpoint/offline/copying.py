@@ -8,6 +8,7 @@ from ..exchange import Exchange, gather_results, share
 from ..listing import parse_manifest, remove_checkpoint
 from ..manifest import MANIFEST, ChunkEntry, FileEntry, Manifest
 from ..pieces import first_damaged
+from ..shardfile import opened
 from ..stores import Store, read_bytes
 from .items import Progress
 
@@ -104,16 +105,14 @@ def _proven(
         for entry in sorted(entries, key=lambda entry: (entry.start, entry.end))
     ]
     path = source.address(folder)
-    for start, end, digest, what in spans:
-        buffer = memoryview(bytearray(end - start))
-        try:
-            count = source.read_into(f"{folder}/{file.name}", start, buffer)
-        except FileNotFoundError as error:
-            raise CorruptError("is missing", path=path, file=file.name) from error
-        if count != len(buffer) or first_damaged(buffer, digest) is not None:
-            reason = f"bytes {start} to {end} ({what}) do not match their digest"
-            raise CorruptError(reason, path=path, file=file.name)
-        yield buffer
+    with opened(source, folder, file.name) as fill:
+        for start, end, digest, what in spans:
+            buffer = memoryview(bytearray(end - start))
+            fill(start, buffer)
+            if first_damaged(buffer, digest) is not None:
+                reason = f"bytes {start} to {end} ({what}) do not match their digest"
+                raise CorruptError(reason, path=path, file=file.name)
+            yield buffer
 
 
 class _Counted:

@@ -9,12 +9,14 @@ from .objects import ObjectStore
 from .open import open_place
 from .pace import Piece
 from .probe import is_exclusive
-from .store import Store, read_bytes
+from .store import Reads, Source, Store, read_bytes
 
 __all__ = [
     "LocalStore",
     "ObjectStore",
     "Piece",
+    "Reads",
+    "Source",
     "Store",
     "is_exclusive",
     "open_place",

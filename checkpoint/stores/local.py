@@ -4,14 +4,19 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import final
 
 from .names import check_name
 from .pace import Pace, Piece, parts
+from .store import Reads, Source
 
 _BLOCK_BYTES = 16 * 2**20
+# Of one read: while these are copied, the kernel fetches those that follow.
+_READ_BYTES = 2**20
+_VECTORS = 1024  # UIO_MAXIOV of Linux
 
 
 @final
@@ -22,8 +27,10 @@ class LocalStore:
         pace: bounds the rate of writing; None: none.
     """
 
-    reads_at_once = 4
-    smallest_read = 2**16
+    # A unit is little enough to lie in the cores' cache still when it is digested; a run long
+    # enough for the kernel to fetch ahead, which it does a file that is open once and read in a
+    # row, at twice the speed of what threads read of a cold disk by turns.
+    reads = Reads(threads=4, unit_bytes=2 * 2**20, run_bytes=256 * 2**20)
 
     def __init__(self, root: str | Path, *, pace: Pace | None = None) -> None:
         self.root = Path(root)
@@ -48,14 +55,13 @@ class LocalStore:
     def size(self, name: str) -> int:
         return os.stat(self._path(name)).st_size
 
-    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
-        count = 0
-        with open(self._path(name), "rb", buffering=0) as file:
-            file.seek(start)
-            # One read answers at most 2 GiB on Linux.
-            while part := file.readinto(buffer[count:]):
-                count += part
-        return count
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[Source]:
+        file = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield partial(_read, file)
+        finally:
+            os.close(file)
 
     def create(self, name: str, pieces: Iterable[Piece]) -> None:
         path = self._path(name)
@@ -98,6 +104,42 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except FileNotFoundError:
         return []
+
+
+def _read(file: int, start: int, *buffers: memoryview) -> int:
+    count = 0
+    for group in _grouped(buffers):
+        while group:
+            if not (part := os.preadv(file, group, start + count)):
+                return count
+            count += part
+            group = _behind(group, part)
+    return count
+
+
+def _grouped(buffers: Iterable[memoryview]) -> Iterator[list[memoryview]]:
+    """The buffers, cut where they are long, as one read each takes them."""
+    group: list[memoryview] = []
+    room = _READ_BYTES
+    for buffer in buffers:
+        while buffer:
+            group.append(buffer[:room])
+            buffer = buffer[len(group[-1]) :]
+            room -= len(group[-1])
+            if not room or len(group) == _VECTORS:
+                yield group
+                group, room = [], _READ_BYTES
+    yield group
+
+
+def _behind(group: Sequence[memoryview], count: int) -> list[memoryview]:
+    """What of the buffers is left when so many bytes are filled."""
+    left = []
+    for buffer in group:
+        if count < len(buffer):
+            left.append(buffer[count:])
+        count = max(0, count - len(buffer))
+    return left
 
 
 def _paced(pieces: Iterable[Piece], pace: Pace) -> Iterator[Piece]:

@@ -7,14 +7,19 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import final
 
 from ..config import PlaceConfig
 from .errors import Patience, TransientError, taken
 from .names import check_name
 from .pace import Pace, Piece, parts, split_single
+from .scratch import Scratch
+from .store import Reads, Source
 from .wire import Wire
 
+# Of one request; large tensors are cut by it, small ones travel together.
+_UNIT_BYTES = 8 * 2**20
 _logger = logging.getLogger(__name__)
 
 
@@ -27,8 +32,6 @@ class ObjectStore:
         prefix: of keys, without a slash at its end; may be empty.
     """
 
-    smallest_read = 2**20
-
     def __init__(self, wire: Wire, url: str, prefix: str, config: PlaceConfig) -> None:
         self.wire = wire
         self._url = url
@@ -36,10 +39,11 @@ class ObjectStore:
         self._part_bytes = config.part_bytes
         self._pace = Pace(config.write_bytes_per_second)
         self._patience = Patience(config.retry_seconds)
+        self._scratch = Scratch()
 
     @property
-    def reads_at_once(self) -> int:
-        return self.wire.connections
+    def reads(self) -> Reads:
+        return Reads(threads=self.wire.connections, unit_bytes=_UNIT_BYTES, run_bytes=_UNIT_BYTES)
 
     def address(self, name: str = "") -> str:
         return f"{self._url}/{'/'.join(check_name(name, self._url))}" if name else self._url
@@ -56,18 +60,9 @@ class ObjectStore:
         key = self._key(name)
         return self._patience.ask(lambda: self.wire.size(key))
 
-    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
-        key, step = self._key(name), self._part_bytes
-
-        def read(offset: int) -> int:
-            part = buffer[offset : offset + step]
-            return self._patience.ask(lambda: self.wire.read(key, start + offset, part))
-
-        offsets = range(0, len(buffer), step)
-        if len(offsets) < 2 or self.wire.connections < 2:
-            return _whole(map(read, offsets), step)
-        with ThreadPoolExecutor(self.wire.connections, "keepstep-read") as pool:
-            return _whole(pool.map(read, offsets), step)
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[Source]:
+        yield partial(self._read, self._key(name))
 
     def create(self, name: str, pieces: Iterable[Piece]) -> None:
         key = self._key(name)
@@ -97,6 +92,31 @@ class ObjectStore:
 
     def free_bytes(self) -> int | None:
         return None
+
+    def _read(self, key: str, start: int, *buffers: memoryview) -> int:
+        if len(buffers) == 1:
+            return self._fill(key, start, buffers[0])
+        # One request for all of them.
+        data = self._scratch.take(sum(map(len, buffers)))
+        count = self._fill(key, start, data)
+        data = data[:count]
+        for buffer in buffers:
+            part, data = data[: len(buffer)], data[len(buffer) :]
+            buffer[: len(part)] = part
+        return count
+
+    def _fill(self, key: str, start: int, buffer: memoryview) -> int:
+        step = self._part_bytes
+
+        def read(offset: int) -> int:
+            part = buffer[offset : offset + step]
+            return self._patience.ask(lambda: self.wire.read(key, start + offset, part))
+
+        offsets = range(0, len(buffer), step)
+        if len(offsets) < 2 or self.wire.connections < 2:
+            return _whole(map(read, offsets), step)
+        with ThreadPoolExecutor(self.wire.connections, "keepstep-read") as pool:
+            return _whole(pool.map(read, offsets), step)
 
     def _put(self, name: str, key: str, data: Piece) -> None:
         is_repeated = False

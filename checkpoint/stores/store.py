@@ -4,22 +4,38 @@ Knows nothing of what the bytes mean.
 """
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from .pace import Piece
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reads:
+    """How a place is well read."""
+
+    threads: int
+    """Of one process, at the same time."""
+    unit_bytes: int
+    """At once: small neighbours together, up to so many."""
+    run_bytes: int
+    """In a row, by one thread from one file."""
+
+
+class Source(Protocol):
+    """An object that is open: fills buffers one after the other from byte `start` of it; answers
+    how many bytes there were."""
+
+    def __call__(self, start: int, *buffers: memoryview) -> int: ...
 
 
 class Store(Protocol):
     """Objects named `folder/file`. No object is ever written twice."""
 
     @property
-    def reads_at_once(self) -> int:
-        """How many threads of a process may well read at the same time."""
-        ...
-
-    @property
-    def smallest_read(self) -> int:
-        """Bytes: what is shorter is better read together with its neighbours, and copied."""
+    def reads(self) -> Reads:
+        """How much at once, and by how many."""
         ...
 
     def address(self, name: str = "") -> str:
@@ -34,8 +50,9 @@ class Store(Protocol):
         """The object's bytes; FileNotFoundError if there is none."""
         ...
 
-    def read_into(self, name: str, start: int, buffer: memoryview) -> int:
-        """Fills `buffer` from byte `start`; answers how many bytes there were."""
+    def opened(self, name: str) -> AbstractContextManager[Source]:
+        """Opens an object to read it; a thread's own. FileNotFoundError if there is none, at the
+        first read at the latest."""
         ...
 
     def create(self, name: str, pieces: Iterable[Piece]) -> None:
@@ -54,5 +71,6 @@ class Store(Protocol):
 def read_bytes(store: Store, name: str) -> bytes:
     """The whole object."""
     buffer = bytearray(store.size(name))
-    count = store.read_into(name, 0, memoryview(buffer))
+    with store.opened(name) as read:
+        count = read(0, memoryview(buffer))
     return bytes(buffer[:count])

@@ -1,5 +1,7 @@
 """Any parallel layout's checkpoint loads on every other, each made by torch's own wrappers."""
 
+import contextlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -226,13 +228,19 @@ def test_a_rank_reads_only_chunks_that_meet_its_own_boxes(kit, written, monkeypa
         layout = LAYOUTS["stage2 shard2"]
         state, _, stage = spread(layout, 1)
         state, read = of_stage(state, layout, stage), []
-        inner = LocalStore.read_into
+        inner = LocalStore.opened
 
-        def read_into(self, name, start, buffer):
-            read.append((name.split("/")[1], start))
-            return inner(self, name, start, buffer)
+        @contextlib.contextmanager
+        def opened(self, name):
+            def noted(start, *buffers):
+                ends = itertools.accumulate(map(len, buffers), initial=start)
+                read.extend((name.split("/")[1], at) for at, _ in zip(ends, buffers, strict=False))
+                return fill(start, *buffers)
 
-        monkeypatch.setattr(LocalStore, "read_into", read_into)
+            with inner(self, name) as fill:
+                yield noted
+
+        monkeypatch.setattr(LocalStore, "opened", opened)
         place = LocalStore(written / "stage2 shard2")
         Checkpoints(place, kit.GlooExchange(), keep=1).restore(state)
         return read

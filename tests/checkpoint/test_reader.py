@@ -1,5 +1,6 @@
 """A restore reads the pieces that hold what it wants, each once, and each of them is proven."""
 
+import contextlib
 import itertools
 import threading
 
@@ -21,7 +22,9 @@ from keepstep.checkpoint import (
 )
 from keepstep.checkpoint.layout import Chunk, local_chunks
 from keepstep.checkpoint.listing import committed, read_manifest
+from keepstep.checkpoint.manifest import ChunkEntry
 from keepstep.checkpoint.reader import Reader
+from keepstep.checkpoint.stores import Reads
 
 PIECE = 64
 
@@ -32,8 +35,9 @@ def small_pieces(monkeypatch):
     for module in (pieces, reader, shardfile, transfer):
         monkeypatch.setattr(module, "PIECE_BYTES", PIECE)
     monkeypatch.setattr("keepstep.checkpoint.manifest.PIECE_BYTES", PIECE)
-    monkeypatch.setattr("keepstep.checkpoint.transfer.UNIT_BYTES", 2 * PIECE)
-    monkeypatch.setattr(LocalStore, "smallest_read", 0)
+    monkeypatch.setattr(transfer, "SMALL_BYTES", 0)
+    reads = Reads(threads=4, unit_bytes=2 * PIECE, run_bytes=4 * PIECE)
+    monkeypatch.setattr(LocalStore, "reads", reads)
 
 
 class Counting:
@@ -45,10 +49,15 @@ class Counting:
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    def read_into(self, name, start, buffer):
-        if name.endswith("safetensors"):
-            self.read.append((start, start + len(buffer)))
-        return self.inner.read_into(name, start, buffer)
+    @contextlib.contextmanager
+    def opened(self, name):
+        def read(start, *buffers):
+            if name.endswith("safetensors"):
+                self.read.append((start, start + sum(map(len, buffers))))
+            return inner(start, *buffers)
+
+        with self.inner.opened(name) as inner:
+            yield read
 
 
 def of(root):
@@ -192,13 +201,32 @@ def test_a_place_that_reads_one_at_a_time_is_read_by_one_thread(saved, tmp_path)
     threads = set()
 
     class Single(Counting):
-        reads_at_once = 1
+        reads = Reads(threads=1, unit_bytes=2 * PIECE, run_bytes=4 * PIECE)
 
-        def read_into(self, name, start, buffer):
+        def opened(self, name):
             threads.add(threading.get_ident())
-            return super().read_into(name, start, buffer)
+            return super().opened(name)
 
     loaded = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     Checkpoints(Single(tmp_path), SoloExchange(), keep=1).restore(loaded)
     assert torch.equal(loaded["w"], state["w"])
     assert len(threads) == 1
+
+
+def test_a_run_is_of_one_file_and_as_long_as_one_thread_reads_well():
+    def span(file, start, length):
+        box = {"name": f"{file}{start}", "dtype": "uint8", "global_shape": (length,)}
+        place = {"file": file, "start": start, "end": start + length, "digest": "", "tags": ""}
+        entry = ChunkEntry(**box, offsets=(0,), shape=(length,), **place)
+        return transfer.Span(entry, 0, 1, lambda data: None)
+
+    large = transfer.SMALL_BYTES
+    found = [
+        *(span("b", 8, 10), span("a", 0, 10), span("a", 30, 5), span("a", 10, 20)),
+        *(span("a", 40, large), span("a", 40 + large, 3)),
+    ]
+    reads = Reads(threads=1, unit_bytes=30, run_bytes=large)
+    runs = transfer.runs_of(found, reads)
+    names = [[[span.entry.name for span in unit] for unit in run] for run in runs]
+    behind = f"a{40 + large}"
+    assert names == [[["a0", "a10"], ["a30"], ["a40"]], [[behind]], [["b8"]]]

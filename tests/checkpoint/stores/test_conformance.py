@@ -28,8 +28,31 @@ def test_what_was_created_is_listed_sized_and_read(place):
 def test_a_range_past_the_end_is_answered_as_far_as_it_goes(place, start, wanted, found):
     place.create("one/file", [b"abcde"])
     buffer = bytearray(wanted)
-    assert place.read_into("one/file", start, memoryview(buffer)) == len(found)
+    assert filled(place, "one/file", start, buffer) == len(found)
     assert buffer[: len(found)] == found
+
+
+def filled(place, name, start, *buffers):
+    with place.opened(name) as read:
+        return read(start, *map(memoryview, buffers))
+
+
+@pytest.mark.parametrize("sizes", [[2, 0, 3 * MIB, 1], [3] * 5000, [0], []])
+def test_buffers_are_filled_one_after_the_other_as_far_as_it_goes(place, sizes):
+    data = os.urandom(3 * MIB + 2)
+    place.create("one/file", [data])
+    buffers = [bytearray(size) for size in sizes]
+    count = min(sum(sizes), len(data) - 1)
+    assert filled(place, "one/file", 1, *buffers) == count
+    assert b"".join(buffers)[:count] == data[1 : 1 + count]
+
+
+def test_an_object_that_is_open_is_read_at_any_place_of_it(place):
+    place.create("one/file", [b"abcdef"])
+    one, other = bytearray(2), bytearray(3)
+    with place.opened("one/file") as read:
+        assert (read(4, memoryview(one)), read(0, memoryview(other))) == (2, 3)
+    assert (one, other) == (b"ef", b"abc")
 
 
 def test_an_object_of_many_parts_comes_back_whole_from_any_byte(place):
@@ -39,7 +62,7 @@ def test_an_object_of_many_parts_comes_back_whole_from_any_byte(place):
     assert place.size("one/file") == len(data)
     assert read_bytes(place, "one/file") == data
     buffer = bytearray(12 * MIB)
-    assert place.read_into("one/file", 6 * MIB + 1, memoryview(buffer)) == 11 * MIB + 122
+    assert filled(place, "one/file", 6 * MIB + 1, buffer) == 11 * MIB + 122
     assert buffer[: 11 * MIB + 122] == data[6 * MIB + 1 :]
 
 
@@ -72,7 +95,7 @@ def test_what_is_not_there_is_said_as_of_a_file(place):
     with pytest.raises(FileNotFoundError):
         place.size("one/other")
     with pytest.raises(FileNotFoundError):
-        place.read_into("one/other", 0, memoryview(bytearray(1)))
+        filled(place, "one/other", 0, bytearray(1))
 
 
 def test_a_removed_folder_is_gone_and_may_be_removed_again(place):
