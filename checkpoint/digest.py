@@ -29,7 +29,11 @@ def copy_bytes(source: memoryview, target: memoryview) -> str:
 
     One thread, and without the interpreter's lock, so that others go on.
     """
-    state, there, here = xxhash.xxh3_128(), np.asarray(target), np.asarray(source)
+    there, here = np.asarray(target), np.asarray(source)
+    if len(source) <= _BLOCK_BYTES:
+        np.copyto(there, here)
+        return digest_bytes(target)
+    state = xxhash.xxh3_128()
     for start in range(0, len(source), _BLOCK_BYTES):
         block = slice(start, start + _BLOCK_BYTES)
         np.copyto(there[block], here[block])

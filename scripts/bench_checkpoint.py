@@ -7,6 +7,8 @@ scripts/results/ (with at least 5 turns).
     restore   from the checkpoint's path until the live tensors hold it
     steps     of ten copies each, with and without a snapshot; a core idle: on one rank alone, so
               that the copy has a core of its own, as beside a GPU
+    disk      of a restore or read: after the kernel was told to forget the files; else they lie in
+              its memory
     bucket    the same on an S3 server on loopback (SeaweedFS), which shares the cores
 
 --peers names the interpreter of an environment that has torch_checkpointing beside all of ours

@@ -18,7 +18,7 @@ from ..seal import Seal
 from ..shardfile import chunk_entry, file_name, write_shard
 from ..specs import Spec, merge_specs
 from ..stores import Store
-from .image import Image, unpack_tail
+from .image import Image, unpack_tail, view_of
 from .slotfile import Sealed, SlotFile
 
 MEMORY = "memory"
@@ -89,14 +89,14 @@ class Held:
         Raises:
             CorruptError: a byte is not as it was.
         """
-        views = self.image.views(self._slot.map())
-        for index, (chunk, view) in enumerate(zip(self.image.chunks, views, strict=True)):
+        boxes = self.image.boxes(self._slot.map())
+        for index, (chunk, box) in enumerate(zip(self.image.chunks, boxes, strict=True)):
             target = local_tensor(state[chunk.name])
             if target.is_cpu and target.is_contiguous():
-                if copy_pieces(tensor_bytes(view), tensor_bytes(target)) != self._digests[index]:
+                if copy_pieces(box, tensor_bytes(target)) != self._digests[index]:
                     raise self._damage(index)
             else:
-                target.copy_(self._proven(index, view))
+                target.copy_(self._proven(index, view_of(box, chunk)))
 
     def specs(self, exchange: Exchange) -> dict[str, Spec]:
         """Collective: as `Part.specs`."""
@@ -113,8 +113,8 @@ class Held:
             # Proven first: nobody is to sign what the memory has damaged since.
             chunks = list(zip(self.image.own, self.proven_boxes(), strict=False))
             return write_shard(place, folder, rank, chunks, seal)
-        name, header = file_name(rank), self.image.header()
-        starts = self.image.starts()
+        name, header = file_name(rank), self.image.header
+        starts = self.image.starts
         entries = [
             chunk_entry(chunk, name, start, digest)
             for chunk, start, digest in zip(self.image.own, starts, self._digests, strict=False)

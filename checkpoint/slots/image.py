@@ -8,6 +8,7 @@ Worked out once a topology, alike by the worker that fills it and the one that t
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, final
 
 import torch
@@ -22,7 +23,7 @@ _DIGEST_BYTES = 16
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Image:
     """Of one rank. `label` says whose it is; images of other labels or boxes are not this one.
 
@@ -58,6 +59,7 @@ class Image:
         return cls(label, describe(saved), own, beside)
 
     @classmethod
+    @lru_cache(maxsize=2)  # the slots of a rank have one plan, as long as its layout stays
     def decode(cls, plan: bytes) -> "Image":
         """The image from what `encode` made of it."""
         record = json.loads(plan)
@@ -82,13 +84,15 @@ class Image:
         """All boxes in the order in which they lie."""
         return self.own + self.beside
 
+    @cached_property
     def header(self) -> bytes:
         """The header of the shard file."""
         return shard_header(self.own)
 
-    def starts(self) -> list[int]:
+    @cached_property
+    def starts(self) -> Sequence[int]:
         """Where each box begins, in bytes from the image's beginning, and where the last ends."""
-        found = [len(self.header())]
+        found = [len(self.header)]
         for chunk in self.own:
             found.append(found[-1] + chunk.num_bytes)
         if self.beside:
@@ -99,11 +103,13 @@ class Image:
 
     def views(self, data: memoryview) -> list[torch.Tensor]:
         """Each box as a tensor over its bytes of a mapped image."""
-        starts = self.starts()
-        return [
-            _view(data[start : start + chunk.num_bytes], chunk)
-            for start, chunk in zip(starts, self.chunks, strict=False)
-        ]
+        every = zip(self.boxes(data), self.chunks, strict=True)
+        return [view_of(box, chunk) for box, chunk in every]
+
+    def boxes(self, data: memoryview) -> list[memoryview]:
+        """The bytes of each box of a mapped image."""
+        every = zip(self.starts, self.chunks, strict=False)
+        return [data[start : start + chunk.num_bytes] for start, chunk in every]
 
 
 def pack_digests(digests: Sequence[str]) -> bytes:
@@ -121,7 +127,8 @@ def unpack_tail(tail: bytes, chunks: Sequence[Chunk]) -> tuple[list[str], dict[s
     return every, json.loads(tail[position:])
 
 
-def _view(data: memoryview, chunk: Chunk) -> torch.Tensor:
+def view_of(data: memoryview, chunk: Chunk) -> torch.Tensor:
+    """A box as a tensor over its bytes."""
     if not len(data):
         return torch.empty(chunk.shape, dtype=BY_NAME[chunk.dtype])
     return torch.frombuffer(data, dtype=BY_NAME[chunk.dtype]).view(chunk.shape)

@@ -98,7 +98,7 @@ class Snapshots:
         Raises:
             OSError: ENOSPC, there is not so much memory.
         """
-        size = self._image.starts()[-1]
+        size = self._image.starts[-1]
         needed = size * sum(not slot.has_plan(self._plan, size) for slot in self._named)
         if most_bytes is not None and needed > most_bytes:
             raise OSError(
@@ -119,7 +119,7 @@ class Snapshots:
             for slot in self._named:
                 slot.empty()
             self._slots = self._prepared(self._unnamed, size)
-        header = self._image.header()
+        header = self._image.header
         for slot in self._slots:
             data = slot.map()
             data[: len(header)] = header

@@ -1,9 +1,11 @@
 """What is measured in memory and on a disk, one method a case."""
 
+import mmap
 import os
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -15,7 +17,7 @@ from keepstep.checkpoint.slots import newest
 
 from .rank import Rank
 
-PIECE = 8 * 2**20
+PIECE, READ = 8 * 2**20, 2**20
 STEPS = 3
 
 
@@ -45,6 +47,7 @@ class Disk:
     def raw_write(self) -> None:
         """A sequential write with fsync of the same bytes."""
         data = self.rank.image()
+        self.rank.settle()
         with self.rank.timed("raw write"):
             path = self.folder / f"raw-{self.rank.rank}"
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -54,12 +57,18 @@ class Disk:
             os.close(file)
 
     def raw_read(self) -> None:
-        buffer = memoryview(bytearray(self.rank.bytes))
+        """A sequential read of the same bytes: of the disk, and of what the kernel has of it."""
+        # A map, which begins with a page: copies into a bytearray, which does not, are slower.
+        buffer = memoryview(mmap.mmap(-1, self.rank.bytes, flags=mmap.MAP_PRIVATE))
+        np.asarray(buffer).fill(0)
         path = self.folder / f"raw-{self.rank.rank}"
-        with self.rank.timed("raw read"), open(path, "rb", 0) as file:
-            position = 0
-            while count := file.readinto(buffer[position : position + PIECE]):
-                position += count
+        for name in ("raw read, disk", "raw read"):
+            if "disk" in name:
+                self.rank.forget(path)
+            with self.rank.timed(name), open(path, "rb", 0) as file:
+                position = 0
+                while count := file.readinto(buffer[position : position + READ]):
+                    position += count
 
     def memcpy(self) -> None:
         into = {name: torch.empty_like(t.to_local()) for name, t in self.state.items()}
@@ -103,6 +112,7 @@ class Disk:
         snapshots.settle()
         held = newest([self.rank.slots[index or 0]])[0]
         place = LocalStore(self.folder / "keepstep")
+        self.rank.settle()
         with self.rank.timed("keepstep save"):
             commit(place, self.rank.exchange, held, held.cargo)
         self.rank.slots[index or 0].unpin()
@@ -110,9 +120,13 @@ class Disk:
             tidy(place, Keep(last=1))
 
     def keepstep_restore(self) -> None:
-        checkpoints = Checkpoints(LocalStore(self.folder / "keepstep"), self.rank.exchange, keep=1)
-        with self.rank.timed("keepstep restore"):
-            assert checkpoints.restore(self.state, in_place=True) is not None
+        place = LocalStore(self.folder / "keepstep")
+        for name in ("keepstep restore, disk", "keepstep restore"):
+            checkpoints = Checkpoints(place, self.rank.exchange, keep=1)
+            if "disk" in name:
+                self.rank.forget(place.root)
+            with self.rank.timed(name):
+                assert checkpoints.restore(self.state, in_place=True) is not None
 
     def keepstep_memory(self) -> None:
         self.rank.held(3)
@@ -122,16 +136,22 @@ class Disk:
     def torch_save(self) -> None:
         local = {name: tensor.to_local() for name, tensor in self.state.items()}
         path = self.folder / f"torch-{self.rank.rank}.pt"
+        self.rank.settle()
         with self.rank.timed("torch.save"):
             torch.save(local, path)
         with self.rank.timed("torch.load"):
             torch.load(path, mmap=False, weights_only=True)
 
     def dcp_save(self) -> None:
+        folder = self.folder / "dcp"
+        self.rank.settle()
         with self.rank.timed("dcp.save"):
-            dcp.save(self.state, checkpoint_id=self.folder / "dcp")
-        with self.rank.timed("dcp.load"):
-            dcp.load(self.state, checkpoint_id=self.folder / "dcp")
+            dcp.save(self.state, checkpoint_id=folder)
+        for name in ("dcp.load, disk", "dcp.load"):
+            if "disk" in name:
+                self.rank.forget(folder)
+            with self.rank.timed(name):
+                dcp.load(self.state, checkpoint_id=folder)
 
     def dcp_thread(self) -> None:
         dist.barrier()

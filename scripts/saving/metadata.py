@@ -22,7 +22,7 @@ def metadata_seconds(folder: Path) -> dict[str, float]:
     state = {f"model.layers.{place}.weight": torch.empty(1, 4) for place in range(TENSORS)}
     begun = time.perf_counter()
     image = Image.of(state, state, rank=0, holders=[0], label={})
-    header, starts = image.header(), image.starts()
+    header, starts = image.header, image.starts
     planned = time.perf_counter() - begun
     entries = [
         chunk_entry(chunk, file_name(rank), start, _DIGEST)._replace(

@@ -1,5 +1,6 @@
 """One rank of the bench of checkpoints: its state, its slots, and the seconds measured so far."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,21 @@ class Rank:
         slowest = torch.tensor(seconds, dtype=torch.float64)
         dist.all_reduce(slowest, dist.ReduceOp.MAX)
         self.seconds.setdefault(name, []).append(float(slowest))
+
+    def settle(self) -> None:
+        """Collective: lets the disk write what others have left to it."""
+        dist.barrier()
+        os.sync()
+        dist.barrier()
+
+    def forget(self, path: Path) -> None:
+        """Collective: has the kernel drop what it keeps in memory of a file, or a folder's files;
+        each rank may name another."""
+        self.settle()
+        for one in [path] if path.is_file() else filter(Path.is_file, path.rglob("*")):
+            file = os.open(one, os.O_RDONLY)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
 
     def _make_state(self, mib: int) -> dict[str, DTensor]:
         rows = mib * 2**20 // (TENSORS * 4 * 1024)

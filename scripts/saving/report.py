@@ -35,13 +35,18 @@ RATIOS = {
     ),
     "blocked / torch_checkpointing": Ratio("keepstep blocked", "torch_checkpointing blocked"),
     "raw write / save": Ratio("raw write", "keepstep save", ">= 0.9"),
-    "raw read / restore": Ratio("raw read", "keepstep restore", ">= 0.9"),
+    "raw read / restore, of the disk": Ratio("raw read, disk", "keepstep restore, disk", ">= 0.9"),
+    "raw read / restore, of the page cache": Ratio("raw read", "keepstep restore", ">= 0.9"),
     "memory restore / memcpy": Ratio("keepstep memory restore", "memcpy", "<= 1.5"),
     "dcp.save / save": Ratio("dcp.save", "keepstep save"),
     "torch.save / save": Ratio("torch.save", "keepstep save"),
     "torch_checkpointing save / save": Ratio("torch_checkpointing save", "keepstep save"),
+    "dcp.load / restore, of the disk": Ratio("dcp.load, disk", "keepstep restore, disk"),
     "dcp.load / restore": Ratio("dcp.load", "keepstep restore"),
     "torch.load / restore": Ratio("torch.load", "keepstep restore"),
+    "torch_checkpointing load / restore, of the disk": Ratio(
+        "torch_checkpointing load, disk", "keepstep restore, disk"
+    ),
     "torch_checkpointing load / restore": Ratio("torch_checkpointing load", "keepstep restore"),
     "bucket: raw upload / save": Ratio("bucket raw upload", "bucket keepstep save"),
     "bucket: raw download / restore": Ratio("bucket raw download", "bucket keepstep restore"),
@@ -74,22 +79,22 @@ def show(found: dict[str, Any]) -> str:
     lines.append(f"{found['ranks']} ranks, {gib:.2f} GiB, {turns} turns, medians")
     for name, values in seconds.items():
         median = statistics.median(values)
-        lines.append(f"  {name:<40} {median:8.4f} s   {gib / median:8.2f} GiB/s")
+        lines.append(f"  {name:<48} {median:8.4f} s   {gib / median:8.2f} GiB/s")
     for name, one in found["ratios"].items():
         spread = f"{one['min']:.3f} to {one['max']:.3f}"
         lines.append(
-            f"  {name:<40} {one['median']:8.3f}     {spread:<18} asked {RATIOS[name].asked}"
+            f"  {name:<48} {one['median']:8.3f}     {spread:<18} asked {RATIOS[name].asked}"
         )
     if memory := found.get("memory"):
         lines.append(
-            f"  {'memory beside the slots, a rank':<40} {memory['beside slots']:8.1f} MiB "
+            f"  {'memory beside the slots, a rank':<48} {memory['beside slots']:8.1f} MiB "
             f"(slots {memory['slots']:.0f} MiB)   asked <= {MOST_BESIDE_MIB}"
         )
     if metadata := found.get("metadata"):
         total = sum(metadata.values())
         parts = ", ".join(f"{name} {value:.2f}" for name, value in metadata.items())
         lines.append(
-            f"  {'metadata of 100,000 boxes':<40} {total:8.3f} s ({parts})   "
+            f"  {'metadata of 100,000 boxes':<48} {total:8.3f} s ({parts})   "
             f"asked <= {MOST_METADATA_SECONDS}"
         )
     lines += [f"  {name} was not measured: {why}" for name, why in found["missing"].items()]

@@ -48,11 +48,11 @@ def leave(config: RunConfig) -> Iterator[Leave]:
         }
         spec = Spec(dtype="float32", shape=(4,), boxes=1)
         image = Image(label, {"w": spec}, own=(box,), beside=())
-        slot, header = SlotFile.unnamed(), image.header()
-        slot.prepare(image.encode(), image.starts()[-1])
+        slot, header = SlotFile.unnamed(), image.header
+        slot.prepare(image.encode(), image.starts[-1])
         slot.map()[: len(header)] = header
         facts = {**asdict(cargo(step)), "created": float(step)}
-        digests = digest_pieces(slot.map()[image.starts()[0] :])
+        digests = digest_pieces(slot.map()[image.starts[0] :])
         slot.seal(step, pack_digests([digests]) + json.dumps(facts).encode())
         slots.append(slot)
         return newest([slot])[0]
