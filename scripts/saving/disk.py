@@ -18,7 +18,8 @@ from keepstep.checkpoint.slots import newest
 from .rank import Rank
 
 PIECE, READ = 8 * 2**20, 2**20
-STEPS = 3
+# In a row, of a state of 500 MiB a rank; more of a smaller one, whose steps are as much shorter.
+STEPS, BYTES = 3, 500 * 2**20
 
 
 class Disk:
@@ -93,7 +94,7 @@ class Disk:
 
     def _steps(self, *, has_snapshots: bool) -> None:
         snapshots = self.rank.snapshots
-        for step in range(STEPS):
+        for step in range(max(STEPS, STEPS * BYTES // self.rank.bytes)):
             if has_snapshots:
                 snapshots.begin(self.state, self.rank.cargo(step))
             self.rank.compute()
