@@ -5,7 +5,7 @@ import gzip
 import importlib
 import lzma
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import CorruptDataError, DataError
@@ -54,7 +54,36 @@ def unpack(content: memoryview, obj: StoredObject) -> bytes:
     return raw
 
 
+def unzstd(module: Any, chunks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """The unpacked bytes of zstd frames, one after another; zstandard's own readers take a frame
+    that is cut short for one that has ended.
+
+    Raises:
+        EOFError: they are damaged or cut short.
+    """
+    frame: Any = None
+    for chunk in chunks:
+        while chunk:
+            frame = frame or module.ZstdDecompressor().decompressobj()
+            try:
+                yield frame.decompress(chunk)
+            except module.ZstdError as error:
+                raise EOFError(str(error)) from error
+            chunk = b""
+            if frame.eof:
+                chunk, frame = frame.unused_data, None
+    if frame is not None:
+        raise EOFError("the last zstd frame is cut short")
+
+
+def _windows(content: memoryview) -> Iterator[memoryview]:
+    # Small, since behind each frame's end the rest of one is copied.
+    for start in range(0, len(content), _WINDOW_BYTES):
+        yield content[start : start + _WINDOW_BYTES]
+
+
 _REMEDY = "restore the object from a copy"
+_WINDOW_BYTES = 2**14
 
 
 def _codec(obj: StoredObject) -> Callable[[memoryview], bytes]:
@@ -79,16 +108,13 @@ def _codec(obj: StoredObject) -> Callable[[memoryview], bytes]:
             f"`pip install {package}`"
         ) from error
     if obj.packing == "zstd":
-        return lambda content: _unzstd(module, content)
-    codec: Callable[[memoryview], bytes] = module.decompress
-    return codec if obj.packing == "snappy" else lambda content: codec(bytes(content))  # type: ignore[arg-type]
+        return lambda content: b"".join(unzstd(module, _windows(content)))
+    return lambda content: _whole(module.decompress, content)
 
 
-def _unzstd(module: Any, content: memoryview) -> bytes:
+def _whole(codec: Callable[[bytes], bytes], content: memoryview) -> bytes:
+    """Of a package whose errors have classes of its own."""
     try:
-        raw: bytes = (
-            module.ZstdDecompressor().decompressobj(read_across_frames=True).decompress(content)
-        )
-    except module.ZstdError as error:
+        return codec(bytes(content))
+    except Exception as error:
         raise ValueError(str(error)) from error
-    return raw

@@ -1,9 +1,10 @@
 """Opens a file of raw text for reading in order, unpacked whatever it is packed with."""
 
 import io
+from functools import partial
 from typing import IO, Any, final
 
-from ...access.packing import packing_of
+from ...access.packing import packing_of, unzstd
 from ...errors import DataError
 from .files import SourceFile
 
@@ -39,13 +40,11 @@ def open_unpacked(file: SourceFile) -> IO[bytes]:
 
 @final
 class _Unzstd(io.RawIOBase):
-    """Frames one after another. zstandard's own reader takes a frame cut short for its end."""
+    """A stream of what zstd frames hold, one after another."""
 
     def __init__(self, raw: IO[bytes], module: Any) -> None:
         self._raw = raw
-        self._module = module
-        self._frame: Any = None
-        self._rest = b""
+        self._parts = unzstd(module, iter(partial(raw.read, _CHUNK_BYTES), b""))
         self._ready = memoryview(b"")
 
     def readable(self) -> bool:
@@ -53,13 +52,9 @@ class _Unzstd(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            chunk = self._rest or self._raw.read(_CHUNK_BYTES)
-            self._rest = b""
-            if not chunk:
-                if self._frame is not None:
-                    raise EOFError("the last zstd frame is cut short")
+            if (part := next(self._parts, None)) is None:
                 return 0
-            self._ready = memoryview(self._decompress(chunk))
+            self._ready = memoryview(part)
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
@@ -67,14 +62,3 @@ class _Unzstd(io.RawIOBase):
     def close(self) -> None:
         self._raw.close()
         super().close()
-
-    def _decompress(self, chunk: bytes) -> bytes:
-        if self._frame is None:
-            self._frame = self._module.ZstdDecompressor().decompressobj()
-        try:
-            found: bytes = self._frame.decompress(chunk)
-        except self._module.ZstdError as error:
-            raise EOFError(str(error)) from error
-        if self._frame.eof:
-            self._rest, self._frame = self._frame.unused_data, None
-        return found
