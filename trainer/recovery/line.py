@@ -6,6 +6,7 @@ The guardian holds the other end of the socket (see `worker`); when that closes,
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import select
@@ -25,6 +26,7 @@ Order = dict[str, int | str | float]
 MESSAGE_BYTES = 2**17
 # What is shut while groups are still being made has to be shut again.
 _AGAIN_SECONDS = 0.02
+_logger = logging.getLogger(__name__)
 
 
 @final
@@ -56,8 +58,10 @@ class Line:
             if message["do"] == "prove":
                 self.tell("proved", holds=can_be_freed())
             elif message["do"] == "warm_up":
-                with contextlib.suppress(Exception):  # the first step meets it too, and says so
+                try:
                     self._warm_up()
+                except Exception as error:
+                    _logger.warning("A spare is not warm, and slower when it is needed: %s", error)
             else:
                 self._note_call(message)
 

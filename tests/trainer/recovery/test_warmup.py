@@ -3,6 +3,7 @@
 import itertools
 import os
 import resource
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from support.forks import fork, wait_for
 from support.job import Ran, overrides, start_job, tiny
 
+from keepstep.trainer.recovery.line import Line
 from keepstep.trainer.warmup import warm_up
 
 KILL = "chaos.plan=[{do:kill,rank:1,step:9}]"
@@ -46,6 +48,21 @@ def test_what_was_done_once_touches_little_new_memory() -> None:
         assert third < first / 3, counts
 
     assert wait_for(fork(body)) == 0
+
+
+def test_a_spare_that_could_not_warm_up_says_why_and_waits_for_its_order(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no sockets left")
+
+    guardian, mine = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    guardian.send(b'{"do": "warm_up"}')
+    guardian.send(b'{"do": "begin", "order": {"generation": 7}}')
+    assert Line(mine, fail).next_order() == {"generation": 7}
+    assert "slower when it is needed: no sockets left" in caplog.text
+    guardian.close()
+    mine.close()
 
 
 @pytest.mark.slow(but=["False"])
