@@ -62,6 +62,8 @@ class Exact:
         self.module, self.topology = module, topology
         self.microbatches, self._own = microbatches, own
         self._exchange = Exchange(topology.control)
+        self.is_redone = False
+        """Whether the last step's window was run a second time."""
         degrees = topology.degrees
         self.grid = Grid(
             module,
@@ -96,11 +98,9 @@ class ExactRunner:
 
     def __init__(self, inner: Runner, exact: Exact) -> None:
         self.inner = inner
-        self._grid, self._module = exact.grid, exact.module
+        self._exact, self._grid, self._module = exact, exact.grid, exact.module
         self._buffers = dict(_buffers(exact.module))
         """Those that a forward may change: all, until one has been seen."""
-        self.redone = 0
-        """Windows that were run a second time."""
 
     def run(self, window: Window, divisor: Divisor, seed_of: SeedOf) -> Tensor:
         """As `Runner.run`; `end_step` follows.
@@ -114,8 +114,8 @@ class ExactRunner:
             moved = {n: value for n, (one, at, value) in before.items() if one._version > at}
             self._buffers = {name: self._buffers[name] for name in moved}
             _check_buffers(self._module, self._buffers)
-            if not self._grid.settle():
-                self.redone += 1
+            self._exact.is_redone = not self._grid.settle()
+            if self._exact.is_redone:
                 self._forget(moved)
                 parts = self.inner.run(window, divisor, seed_of)
                 if not self._grid.settle():

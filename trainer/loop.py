@@ -233,6 +233,7 @@ class Trainer:
                 loss=verdict.loss,
                 grad_norm=verdict.grad_norm,
                 grad_norm_score=self.watch.norm_score,
+                redone=(self.job.exact and self.job.exact.is_redone) or None,
                 grad_norms=verdict.group_norms
                 if self.job.config.telemetry.gradient_groups
                 else None,

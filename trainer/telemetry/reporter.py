@@ -53,6 +53,9 @@ class StepReport:
     """The same by what the data waited for: network, lock, decode, transform."""
     snapshot_seconds: float
     """For which snapshots and saves held the loop up since the line before."""
+    redone: bool | None = None
+    """True where parallel.exact had to run the step's micro-batches twice, a larger gradient than
+    it had expected among them; the step took as much longer."""
     grad_norms: dict[str, float] | None = None
     """Norm by block, where telemetry.gradient_groups asks for it."""
     data: dict[str, float] | None = None
@@ -164,7 +167,7 @@ class Reporter:
         mfu = None if self.model_flops is None else rate * self.model_flops
         line = asdict(report)
         router = line.pop("router")
-        for name in ("grad_norms", "data"):
+        for name in ("redone", "grad_norms", "data"):
             if line[name] is None:
                 del line[name]
         sampled = self.sampler.take(is_last=report.step == self.steps)
