@@ -13,7 +13,7 @@ scripts/results/ (with at least 5 turns).
 
 --peers names the interpreter of an environment that has torch_checkpointing beside all of ours
 (scripts/saving/peer.py says how it is made); the ranks run under it. What is left out (--skip):
-disk, bucket, memory, metadata.
+disk, bucket, metadata.
 
     scripts/bench_checkpoint --turns 5 --mib 1000 --peers /tmp/peers/tc/bin/python
 """
@@ -36,7 +36,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from saving.bucket import NAME, Bucket
 from saving.disk import Disk
-from saving.footprint import footprint
 from saving.metadata import metadata_seconds
 from saving.peer import TorchCheckpointing
 from saving.rank import Rank
@@ -44,7 +43,7 @@ from saving.report import ratios, show, write
 from support.seaweed import CREDENTIALS, seaweed
 
 RESULTS = Path(__file__).parent / "results"
-SIDES = ("disk", "bucket", "memory", "metadata")
+SIDES = ("disk", "bucket", "metadata")
 
 
 def job(asked: argparse.Namespace) -> None:
@@ -69,7 +68,8 @@ def job(asked: argparse.Namespace) -> None:
     # The first turn opened files and warmed buffers.
     seconds = {name: found[1:] for name, found in rank.seconds.items()}
     if rank.rank == 0:
-        print(json.dumps({"bytes": rank.bytes * rank.size, "seconds": seconds}))
+        most = {name: max(found) for name, found in rank.mib.items()}
+        print(json.dumps({"bytes": rank.bytes * rank.size, "seconds": seconds, "memory": most}))
     dist.destroy_process_group()
 
 
@@ -82,8 +82,6 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         found["ratios"] = ratios(found["seconds"])
         if not asked.peers:
             found["missing"]["torch_checkpointing"] = "no --peers"
-        if "memory" not in asked.skip:
-            found["memory"] = footprint(asked.mib, place, ranks=asked.ranks)
         if "metadata" not in asked.skip:
             found["metadata"] = metadata_seconds(place / "metadata")
     return found

@@ -1,15 +1,16 @@
 """The bench of checkpoints: ratios are of the same turn, and its table says what was left out."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 from support.scripts import load_script
+from support.world import run_world
 
 load_script("bench_checkpoint")
 
-from saving import footprint, metadata  # noqa: E402 - the bench says where it is
+from saving import metadata  # noqa: E402 - the bench says where it is
+from saving.rank import Rank  # noqa: E402
 from saving.report import RATIOS, ratios, show, write  # noqa: E402
 
 FOUND = {
@@ -17,7 +18,7 @@ FOUND = {
     "bytes": 2**30,
     "seconds": {"memcpy": [1.0, 2.0, 4.0], "keepstep memory restore": [1.5, 2.0, 8.0]},
     "missing": {"torch_checkpointing": "no --peers"},
-    "memory": {"plain": 10.0, "saving": 100.0, "slots": 80.0, "beside slots": 10.0},
+    "memory": {"snapshot": 2.5, "save": 7.5, "restore": 1.0},
     "metadata": {"planned": 0.25, "written": 0.5, "read": 0.75},
 }
 
@@ -31,7 +32,7 @@ def test_the_table_says_what_is_asked_and_what_was_left_out(tmp_path: Path) -> N
     found = {**FOUND, "ratios": ratios(FOUND["seconds"])}  # type: ignore[arg-type]
     table = show(found)
     assert "1.500     1.000 to 2.000     asked <= 1.5" in table
-    assert "10.0 MiB (slots 80 MiB)   asked <= 64" in table
+    assert "10.0 MiB (snapshot 2.5, save 7.5, restore 1.0)   asked <= 64" in table
     assert "1.500 s (planned 0.25, written 0.50, read 0.75)" in table
     assert "torch_checkpointing was not measured: no --peers" in table
     write(found, tmp_path / "out.json")
@@ -51,6 +52,16 @@ def test_metadata_is_written_and_read_again(
     assert set(metadata.metadata_seconds(tmp_path)) == {"planned", "written", "read"}
 
 
-def test_memory_is_what_the_kernel_says_of_a_process_and_none_where_it_is_gone() -> None:
-    assert footprint._pss_kib(os.getpid()) > 1024
-    assert footprint._pss_kib(2**30) == 0
+def test_what_a_block_takes_of_memory_is_seen_though_it_is_given_back() -> None:
+    def body(rank: int) -> dict[str, list[float]]:
+        one = Rank.__new__(Rank)
+        one.mib = {}
+        with one.weighed("nothing"):
+            one.size = 1
+        with one.weighed("some"):
+            bytearray(20 * 2**20)
+        return one.mib
+
+    (mib,) = run_world(1, body)
+    assert mib["nothing"][0] < 2
+    assert 18 < mib["some"][0] < 22

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import shutil
 import time
 from collections.abc import Callable
 
@@ -37,6 +38,7 @@ class Disk:
     @property
     def cases(self) -> list[Callable[[], None]]:
         return [
+            self.keepstep_weight,  # first, before anything has made the heap larger
             *(self.raw_write, self.raw_read, self.memcpy, self.steps, self.steps_of_one_rank),
             *(self.keepstep_save, self.keepstep_restore, self.keepstep_memory),
             *(self.torch_save, self.dcp_save, self.dcp_thread, self.dcp_process),
@@ -133,6 +135,19 @@ class Disk:
         self.rank.held(3)
         with self.rank.timed("keepstep memory restore"):
             newest(self.rank.slots)[0].fill(self.state)
+
+    def keepstep_weight(self) -> None:
+        """What a snapshot, a save out of a slot and a restore take of memory beside the slots."""
+        place = LocalStore(self.folder / "weighed")
+        with self.rank.weighed("snapshot"):
+            held = self.rank.held(4)
+        with self.rank.weighed("save"):
+            commit(place, self.rank.exchange, held, held.cargo)
+        with self.rank.weighed("restore"):
+            Checkpoints(place, self.rank.exchange, keep=1).restore(self.state, in_place=True)
+        dist.barrier()
+        if self.rank.rank == 0:
+            shutil.rmtree(place.root)
 
     def torch_save(self) -> None:
         local = {name: tensor.to_local() for name, tensor in self.state.items()}

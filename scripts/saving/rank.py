@@ -1,5 +1,6 @@
 """One rank of the bench of checkpoints: its state, its slots, and the seconds measured so far."""
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Rank:
         self.bytes = sum(t.to_local().nbytes for t in self.state.values())
         self.exchange = Exchange(dist.group.WORLD)
         self.seconds: dict[str, list[float]] = {}
+        self.mib: dict[str, list[float]] = {}
         self.slots = [SlotFile.unnamed() for _ in range(2)]
         image = Image.of(self.state, self.state, rank=self.rank, holders=range(self.size), label={})
         self.snapshots = Snapshots(self.slots, [], image, volatile=(), say=print)
@@ -66,9 +68,18 @@ class Rank:
         self.note(name, time.perf_counter() - begun)
 
     def note(self, name: str, seconds: float) -> None:
-        slowest = torch.tensor(seconds, dtype=torch.float64)
-        dist.all_reduce(slowest, dist.ReduceOp.MAX)
-        self.seconds.setdefault(name, []).append(float(slowest))
+        self.seconds.setdefault(name, []).append(_most(seconds))
+
+    @contextmanager
+    def weighed(self, name: str) -> Iterator[None]:
+        """Notes how many MiB the block takes at most beside what this process holds before it, of
+        the rank that takes most."""
+        gc.collect()
+        dist.barrier()
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew: proc(5)
+        before = _kib("VmRSS")
+        yield
+        self.mib.setdefault(name, []).append(_most((_kib("VmHWM") - before) / 1024))
 
     def settle(self) -> None:
         """Collective: lets the disk write what others have left to it."""
@@ -103,3 +114,15 @@ class Rank:
         begun = time.perf_counter()
         self.compute()
         return time.perf_counter() - begun
+
+
+def _most(value: float) -> float:
+    """Collective: the greatest of the ranks' values."""
+    found = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return float(found)
+
+
+def _kib(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

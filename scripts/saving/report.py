@@ -86,9 +86,11 @@ def show(found: dict[str, Any]) -> str:
             f"  {name:<48} {one['median']:8.3f}     {spread:<18} asked {RATIOS[name].asked}"
         )
     if memory := found.get("memory"):
+        total = memory["snapshot"] + memory["save"]
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in memory.items())
         lines.append(
-            f"  {'memory beside the slots, a rank':<48} {memory['beside slots']:8.1f} MiB "
-            f"(slots {memory['slots']:.0f} MiB)   asked <= {MOST_BESIDE_MIB}"
+            f"  {'memory beside the slots, snapshot and save':<48} {total:8.1f} MiB ({parts})   "
+            f"asked <= {MOST_BESIDE_MIB}"
         )
     if metadata := found.get("metadata"):
         total = sum(metadata.values())
