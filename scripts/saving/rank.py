@@ -1,5 +1,6 @@
 """One rank of the bench of checkpoints: its state, its slots, and the seconds measured so far."""
 
+import ctypes
 import gc
 import os
 import time
@@ -75,6 +76,7 @@ class Rank:
         """Notes how many MiB the block takes at most beside what this process holds before it, of
         the rank that takes most."""
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what the heap has kept free would be taken unseen
         dist.barrier()
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew: proc(5)
         before = _kib("VmRSS")
