@@ -6,6 +6,7 @@ with fault_proxy(endpoint) as proxy:
 
 import contextlib
 import http.client
+import socket
 import socketserver
 import threading
 import urllib.parse
@@ -54,7 +55,7 @@ class FaultProxy:
 @contextlib.contextmanager
 def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
     """Runs a proxy until the end of the block, on threads of this process."""
-    proxy = FaultProxy(upstream)
+    proxy, links = FaultProxy(upstream), list[socket.socket]()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -105,9 +106,12 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
             """Says nothing."""
 
     class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
         request_queue_size = 64
-        block_on_close = False
+
+        def get_request(self) -> tuple[socket.socket, Any]:
+            link, address = super().get_request()
+            links.append(link)
+            return link, address
 
     with Server(("127.0.0.1", 0), Handler) as server:
         proxy.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
@@ -118,3 +122,7 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
         finally:
             server.shutdown()
             thread.join()
+            # Clients keep theirs open; the threads end with them, and a later test may fork.
+            for link in links:
+                with contextlib.suppress(OSError):
+                    link.shutdown(socket.SHUT_RDWR)
