@@ -122,7 +122,11 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
         finally:
             server.shutdown()
             thread.join()
-            # Clients keep theirs open; the threads end with them, and a later test may fork.
-            for link in links:
-                with contextlib.suppress(OSError):
-                    link.shutdown(socket.SHUT_RDWR)
+            _shut(links)
+
+
+def _shut(links: list[socket.socket]) -> None:
+    """Ends the threads of connections that clients keep open, so that a later test may fork."""
+    for link in links:
+        with contextlib.suppress(OSError):
+            link.shutdown(socket.SHUT_RDWR)
